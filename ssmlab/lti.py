@@ -1,0 +1,361 @@
+r"""One linear time-invariant system, three views: recurrence, convolution, transfer function.
+
+The system is a :class:`~ssmlab.statespace.DiscreteStateSpace`,
+
+.. math:: h_k = \bar A h_{k-1} + \bar B x_k + \bar B_{\text{prev}} x_{k-1}, \qquad
+          y_k = C h_k + D x_k,
+
+with :math:`x_{-1} = 0`; :math:`\bar B_{\text{prev}}` is zero for every discretization but the
+first-order hold. Time is the first axis of x, h and y. A signal has a second axis exactly if the
+system has: x is (length, inputs) if B is (state, inputs), else (length,); y likewise with C.
+Results have NumPy's result type of all that enters. Derived in chapter 4.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.fft
+
+from ssmlab import _check, _matrix
+from ssmlab._typing import ArrayLike, Complex, Inexact, Kernel, Outputs, State, States, ndarray
+from ssmlab.statespace import DiscreteStateSpace
+
+
+def recurrence(
+    system: DiscreteStateSpace, x: ArrayLike, *, h0: ArrayLike | None = None
+) -> tuple[Outputs, States]:
+    r"""Run the system step by step, as a recurrent network does.
+
+    .. math:: h_k = \bar A h_{k-1} + \bar B x_k + \bar B_{\text{prev}} x_{k-1}, \qquad
+              y_k = C h_k + D x_k
+
+    Parameters
+    ----------
+    system : DiscreteStateSpace
+    x : array_like, (length,) or (length, inputs)
+    h0 : array_like, (state,), optional
+        The state :math:`h_{-1}` before the first sample; zero by default.
+
+    Returns
+    -------
+    y : ndarray, (length,) or (length, outputs)
+    h : ndarray, (length, state)
+        Every state; ``h[-1]`` as ``h0`` continues the run, if B_prev is zero.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``system`` is no discrete system, or ``x`` or ``h0`` does not fit it, is empty or not
+        finite.
+
+    Notes
+    -----
+    Cost: length steps of state² multiplications (dense) or state (diagonal); the memory that a
+    step needs does not grow with length. Chapter 4.
+
+    Examples
+    --------
+    A leaky counter: half of the state is lost at each step.
+
+    >>> from ssmlab import DiscreteStateSpace
+    >>> leaky = DiscreteStateSpace(A_bar=[0.5], B_bar=[1], C=[1])
+    >>> y, h = recurrence(leaky, [1, 0, 0, 1])
+    >>> y
+    array([1.   , 0.5  , 0.25 , 1.125])
+    """
+    x = _signal(system, x)
+    h_k = _initial_state(system, h0)
+    Bx = _each(system.B_bar, x)
+    Bx[1:] += _each(system.B_prev, x[:-1])
+    h = np.empty(Bx.shape, np.result_type(system.A_bar, Bx, h_k))
+    for k in range(len(x)):
+        h_k = _matrix.times(system.A_bar, h_k) + Bx[k]
+        h[k] = h_k
+    return _each(system.C, h) + _each(system.D, x), h
+
+
+def kernel(system: DiscreteStateSpace, length: int) -> Kernel:
+    r"""Compute the convolution kernel: the answer to the input 1, 0, 0, ...
+
+    .. math:: \bar K_j = C \bar A^j \bar B \; (+\; C \bar A^{j-1} \bar B_{\text{prev}}
+              \text{ for } j \ge 1)
+
+    Parameters
+    ----------
+    system : DiscreteStateSpace
+    length : int
+        Number of taps, at least 1.
+
+    Returns
+    -------
+    K_bar : ndarray, (length,) + shape of D
+        One tap for each lag. D is not in it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``system`` is no discrete system or ``length`` is not a positive whole number.
+
+    Notes
+    -----
+    One multiplication by A_bar for each tap, no power of A_bar. Chapter 4.
+
+    Examples
+    --------
+    >>> from ssmlab import DiscreteStateSpace
+    >>> kernel(DiscreteStateSpace(A_bar=[0.5], B_bar=[1], C=[1]), 4)
+    array([1.   , 0.5  , 0.25 , 0.125])
+    """
+    _check_system(system)
+    length = _check.count("length", length)
+    A_bar, B_bar, B_prev = system.A_bar, system.B_bar, system.B_prev
+    h = np.empty((length, *B_bar.shape), np.result_type(A_bar, B_bar, B_prev))
+    h[:1] = B_bar
+    h[1:2] = _matrix.times(A_bar, B_bar) + B_prev
+    for j in range(2, length):
+        h[j] = _matrix.times(A_bar, h[j - 1])
+    return _matrix.read(system.C, h, per_input=B_bar.ndim == 2)
+
+
+def convolve(x: ArrayLike, K_bar: ArrayLike) -> Outputs:
+    r"""Convolve a signal with a kernel by the fast Fourier transform, causally.
+
+    .. math:: y_k = \sum_{j=0}^{k} \bar K_j \, x_{k-j}
+
+    Parameters
+    ----------
+    x : array_like, (length,) or (length, inputs)
+    K_bar : array_like, (taps,), (taps, inputs), (taps, outputs) or (taps, outputs, inputs)
+        The last axis is inputs exactly if ``x`` has two axes.
+
+    Returns
+    -------
+    y : ndarray, (length,) or (length, outputs)
+        As long as ``x``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is empty or not finite, or the inputs of ``x`` and ``K_bar`` differ.
+
+    Notes
+    -----
+    A product of discrete Fourier transforms is a *circular* convolution, in which the future
+    leaks into the past. Zeros prevent it: both sequences are padded to the fast length at or above
+    length + taps - 1. The rounding error is relative to the largest y, not to each one. Chapter 4.
+
+    Examples
+    --------
+    >>> convolve([1, 0, 0, 1], K_bar=[1, 0.5, 0.25, 0.125]).round(12)
+    array([1.   , 0.5  , 0.25 , 1.125])
+    """
+    x, K_bar = _check.signal_and_kernel(x, K_bar)
+    padded = scipy.fft.next_fast_len(len(x) + len(K_bar) - 1)
+    if np.iscomplexobj(x) or np.iscomplexobj(K_bar):
+        fft, inverse = scipy.fft.fft, scipy.fft.ifft
+    else:
+        fft, inverse = scipy.fft.rfft, scipy.fft.irfft
+    product = "f...,f->f..." if x.ndim == 1 else "f...i,fi->f..."
+    y = np.einsum(product, fft(K_bar, padded, axis=0), fft(x, padded, axis=0))
+    return inverse(y, padded, axis=0)[: len(x)]
+
+
+def convolution(
+    system: DiscreteStateSpace, x: ArrayLike, *, h0: ArrayLike | None = None
+) -> Outputs:
+    r"""Run the system on the whole sequence at once, as a convolutional network does.
+
+    .. math:: y_k = \sum_{j=0}^{k} \bar K_j \, x_{k-j} + D x_k + C \bar A^{k+1} h_{-1}
+
+    Parameters
+    ----------
+    system : DiscreteStateSpace
+    x : array_like, (length,) or (length, inputs)
+    h0 : array_like, (state,), optional
+        The state :math:`h_{-1}` before the first sample; zero by default.
+
+    Returns
+    -------
+    y : ndarray, (length,) or (length, outputs)
+        What :func:`recurrence` returns, up to rounding.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``system`` is no discrete system, or ``x`` or ``h0`` does not fit it, is empty or not
+        finite.
+
+    Notes
+    -----
+    The kernel assumes :math:`h_{-1} = 0`. Leaving out the last term for any other start is a
+    common slip. Chapter 4.
+
+    Examples
+    --------
+    >>> from ssmlab import DiscreteStateSpace
+    >>> leaky = DiscreteStateSpace(A_bar=[0.5], B_bar=[1], C=[1])
+    >>> convolution(leaky, [1, 0, 0, 1], h0=[8]).round(12)
+    array([5.   , 2.5  , 1.25 , 1.625])
+    """
+    x = _signal(system, x)
+    y = convolve(x, kernel(system, len(x))) + _each(system.D, x)
+    return y if h0 is None else y + free_response(system, len(x), h0)
+
+
+def free_response(system: DiscreteStateSpace, length: int, h0: ArrayLike) -> Outputs:
+    r"""Compute the output without any input: what is left of the initial state.
+
+    .. math:: y_k = C \bar A^{k+1} h_{-1}
+
+    Parameters
+    ----------
+    system : DiscreteStateSpace
+    length : int
+        Number of samples, at least 1.
+    h0 : array_like, (state,)
+        The state :math:`h_{-1}` before the first sample.
+
+    Returns
+    -------
+    y : ndarray, (length,) or (length, outputs)
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``system`` is no discrete system, ``length`` is not a positive whole number, or ``h0``
+        does not fit the system or is not finite.
+
+    Notes
+    -----
+    The first sample has already seen one step: it is :math:`C \bar A h_{-1}`. Chapter 4.
+
+    Examples
+    --------
+    >>> from ssmlab import DiscreteStateSpace
+    >>> free_response(DiscreteStateSpace(A_bar=[0.5], B_bar=[1], C=[1]), 3, h0=[8])
+    array([4., 2., 1.])
+    """
+    _check_system(system)
+    length = _check.count("length", length)
+    h_k = _initial_state(system, h0)
+    h = np.empty((length, system.state), np.result_type(system.A_bar, h_k))
+    for k in range(length):
+        h_k = _matrix.times(system.A_bar, h_k)
+        h[k] = h_k
+    return _each(system.C, h)
+
+
+def transfer_function(system: DiscreteStateSpace, z: ArrayLike) -> Inexact[ndarray, "..."]:
+    r"""Evaluate the z-transform of the kernel: the factor by which :math:`x_k = z^k` is multiplied.
+
+    .. math:: G(z) = \sum_{j \ge 0} \bar K_j z^{-j} + D
+              = C (zI - \bar A)^{-1} (z \bar B + \bar B_{\text{prev}}) + D
+
+    Parameters
+    ----------
+    system : DiscreteStateSpace
+    z : array_like, any shape
+        Points of the complex plane.
+
+    Returns
+    -------
+    ndarray, shape of z + shape of D
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``system`` is no discrete system, or ``z`` is not finite or an eigenvalue of A_bar.
+
+    Notes
+    -----
+    The sum converges where :math:`|z|` exceeds every eigenvalue's; the formula continues it to
+    the rest of the plane. Control theory's :math:`C (zI - \bar A)^{-1} \bar B` has one factor z
+    less, because there the state answers one step later. Chapter 4.
+
+    Examples
+    --------
+    At z = 1, a constant input: the leaky counter settles at twice its input.
+
+    >>> from ssmlab import DiscreteStateSpace
+    >>> print(transfer_function(DiscreteStateSpace(A_bar=[0.5], B_bar=[1], C=[1]), 1))
+    2.0
+    """
+    _check_system(system)
+    z = _check.array("z", z)
+    zB = np.multiply.outer(z, system.B_bar) + system.B_prev
+    return _matrix.transfer("z", z, system.A_bar, zB, system.C, system.D)
+
+
+def frequency_response(system: DiscreteStateSpace, omega: ArrayLike) -> Complex[ndarray, "..."]:
+    r"""Evaluate the transfer function on the unit circle, :math:`G(e^{i \omega \Delta})`.
+
+    Its modulus and angle are the gain and the phase of the steady answer to the input
+    :math:`e^{i \omega t}` sampled at :math:`t = k \Delta`.
+
+    Parameters
+    ----------
+    system : DiscreteStateSpace
+        Stable.
+    omega : array_like, any shape
+        Angular frequency, real, in radians for each unit of time; :math:`\pi/\Delta` is the
+        highest that the samples can tell apart.
+
+    Returns
+    -------
+    ndarray, shape of omega + shape of D
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``system`` is no discrete system or is not stable (then no answer is ever steady), or
+        ``omega`` is complex or not finite.
+
+    Notes
+    -----
+    Chapter 4.
+
+    Examples
+    --------
+    >>> from ssmlab import DiscreteStateSpace
+    >>> leaky = DiscreteStateSpace(A_bar=[0.5], B_bar=[1], C=[1])
+    >>> print(np.abs(frequency_response(leaky, [0, np.pi / 2, np.pi])).round(4))
+    [2.     0.8944 0.6667]
+    """
+    _check_system(system)
+    omega = _check.array("omega", omega)
+    if np.iscomplexobj(omega):
+        raise TypeError(
+            "omega must be real; got complex numbers: "
+            "use transfer_function(system, z) for any other point of the plane"
+        )
+    if not system.is_stable():
+        radius = np.abs(system.eigenvalues()).max()
+        raise ValueError(
+            f"system must be stable; got an eigenvalue of modulus {radius:.6g}, so that no answer "
+            "is ever steady: use transfer_function(system, z) for the formula's value"
+        )
+    return transfer_function(system, np.exp(1j * omega * system.dt))
+
+
+def _each(M: Inexact[ndarray, "..."], x: Inexact[ndarray, "length ..."]) -> ndarray:
+    """Compute M x_k for every k: B x, C h and D x alike."""
+    return np.multiply.outer(x, M) if x.ndim == 1 else x @ M.T
+
+
+def _check_system(system: DiscreteStateSpace) -> None:
+    if not isinstance(system, DiscreteStateSpace):
+        raise TypeError(
+            f"system must be a DiscreteStateSpace; got {type(system).__name__}: "
+            "call .discretize(dt) on a continuous StateSpace first"
+        )
+
+
+def _signal(system: DiscreteStateSpace, x: ArrayLike) -> Inexact[ndarray, "length ..."]:
+    _check_system(system)
+    return _check.signal("x", x, system.B_bar.shape[1:])
+
+
+def _initial_state(system: DiscreteStateSpace, h0: ArrayLike | None) -> State:
+    if h0 is None:
+        return np.zeros(system.state, system.A_bar.dtype)
+    return _check.state_vector("h0", h0, system.state)

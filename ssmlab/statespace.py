@@ -1,0 +1,619 @@
+r"""The two equations, :math:`h' = A h + B x` and :math:`y = C h + D x`, and their discrete twins.
+
+Shapes decide everything and nothing is coerced: there is an input axis exactly if B has one, and an
+output axis exactly if C has one.
+
+======  ====================  ==========================  ==================================
+matrix  one input and output  one input, several outputs  several inputs and outputs
+======  ====================  ==========================  ==================================
+B       (state,)              (state,)                    (state, inputs)
+C       (state,)              (outputs, state)            (outputs, state)
+D       ()                    (outputs,)                  (outputs, inputs)
+x       (length,)             (length,)                   (length, inputs)
+y       (length,)             (length, outputs)           (length, outputs)
+======  ====================  ==========================  ==================================
+
+A is dense, shape (state, state), or diagonal, stored as its diagonal of shape (state,).
+Matrices may be real or complex, float32 or float64; integers become float64. Control theory writes
+u for our x and x for our h. Derived in chapter 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ssmlab import _check, _matrix
+from ssmlab._typing import (
+    ArrayLike,
+    Feedthrough,
+    Inexact,
+    InputMatrix,
+    Kernel,
+    OutputMatrix,
+    Outputs,
+    StateMatrix,
+    States,
+    ndarray,
+)
+from ssmlab.discretize import METHODS, zoh
+
+if TYPE_CHECKING:
+    import scipy.signal
+
+
+class _System:
+    """What both systems share: read-only arrays and their sizes."""
+
+    C: OutputMatrix
+    D: Feedthrough
+
+    def _set(self, **arrays: ndarray) -> None:
+        """Store read-only copies, once: the dataclass is frozen."""
+        for name, value in arrays.items():
+            copy = value.copy()
+            copy.flags.writeable = False
+            object.__setattr__(self, name, copy)
+
+    @property
+    def state(self) -> int:
+        """How many numbers the state h has."""
+        return self.C.shape[-1]
+
+    @property
+    def outputs(self) -> int:
+        """How many outputs y has at one time."""
+        return len(self.C) if self.C.ndim == 2 else 1
+
+    @property
+    def inputs(self) -> int:
+        """How many inputs x has at one time."""
+        return self.D.size // self.outputs
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}"
+            f"(state={self.state}, inputs={self.inputs}, outputs={self.outputs})"
+        )
+
+
+@dataclass(frozen=True, eq=False, repr=False, init=False)
+class StateSpace(_System):
+    r"""A continuous linear time-invariant system.
+
+    .. math:: h'(t) = A h(t) + B x(t), \qquad y(t) = C h(t) + D x(t)
+
+    Parameters
+    ----------
+    A : array_like, (state, state) or (state,)
+        Carries its minus sign: a decay has a negative A. One axis means a diagonal matrix.
+    B : array_like, (state,) or (state, inputs)
+    C : array_like, (state,) or (outputs, state)
+    D : array_like, shape of C without state + shape of B without state
+        0, the default, means no feedthrough in any of these shapes.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a matrix holds no numbers or one that is not finite, or its shape does not fit.
+
+    Notes
+    -----
+    ``state``, ``inputs`` and ``outputs`` are the sizes. The arrays are copied and read-only. Two
+    systems are equal only if they are one object: the same map has many A, B, C. Chapter 2.
+
+    Examples
+    --------
+    A mass of 1 on a spring of 4 with a damper of 0.4; the state is position and velocity.
+
+    >>> spring = StateSpace(A=[[0, 1], [-4, -0.4]], B=[0, 1], C=[1, 0])
+    >>> spring
+    StateSpace(state=2, inputs=1, outputs=1)
+    >>> print(f"{spring.impulse_response([10.0])[0]:.4f}")
+    0.0590
+    """
+
+    A: StateMatrix
+    B: InputMatrix
+    C: OutputMatrix
+    D: Feedthrough
+
+    def __init__(self, A: ArrayLike, B: ArrayLike, C: ArrayLike, D: ArrayLike = 0) -> None:
+        A = _check.state_matrix("A", A)
+        B = _check.input_matrix("B", B, len(A))
+        C = _check.output_matrix("C", C, len(A))
+        self._set(A=A, B=B, C=C, D=_check.feedthrough(D, B, C))
+
+    def discretize(self, dt: float, method: str = "zoh", **options: Any) -> DiscreteStateSpace:
+        r"""Sample the system at the step size dt.
+
+        Parameters
+        ----------
+        dt : float
+            Step size, positive, in the unit of time of A.
+        method : str
+            A name in :data:`ssmlab.discretize.METHODS`.
+        **options
+            What else the method takes: ``alpha`` for ``"gbt"``.
+
+        Returns
+        -------
+        DiscreteStateSpace
+            With the same C and D.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If ``dt`` is not a positive number, the method is unknown, or it refuses A and dt.
+
+        Notes
+        -----
+        Chapter 3.
+
+        Examples
+        --------
+        >>> rc = StateSpace(A=[-1], B=[1], C=[1])
+        >>> print(rc.discretize(0.1).A_bar, rc.discretize(0.1, "gbt", alpha=0).A_bar)
+        [0.90483742] [0.9]
+        """
+        function = METHODS[_check.choice("method", method, METHODS)]
+        A_bar, B_bar, *B_prev = function(self.A, self.B, dt, **options)
+        return DiscreteStateSpace(A_bar, B_bar, self.C, self.D, dt, *B_prev)
+
+    def impulse_response(self, t: ArrayLike) -> Kernel:
+        r"""Compute the exact answer to a unit impulse at time 0, :math:`K(t) = C e^{tA} B`.
+
+        Parameters
+        ----------
+        t : array_like, (times,)
+            Times of at least 0.
+
+        Returns
+        -------
+        ndarray, (times,) + shape of D
+            With several inputs, one column for an impulse in each.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If ``t`` is no list of finite real times of at least 0.
+
+        Notes
+        -----
+        D's part, an impulse of size D at t = 0, is not a number and is left out. Chapter 2.
+
+        Examples
+        --------
+        >>> StateSpace(A=[-1], B=[1], C=[1]).impulse_response([0, 1])
+        array([1.        , 0.36787944])
+        """
+        h = self._propagate(_check.times(t), self.B)
+        return _matrix.read(self.C, h, per_input=self.B.ndim == 2)
+
+    def step_response(self, t: ArrayLike) -> Kernel:
+        r"""Compute the exact answer to an input that is 1 from time 0 on.
+
+        .. math:: s(t) = C \int_0^t e^{\tau A} \, \mathrm{d}\tau \, B + D
+
+        Parameters
+        ----------
+        t : array_like, (times,)
+            Times of at least 0.
+
+        Returns
+        -------
+        ndarray, (times,) + shape of D
+            With several inputs, one column for a step in each.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If ``t`` is no list of finite real times of at least 0.
+
+        Notes
+        -----
+        The integral is zero-order hold's :math:`\bar B` for a step of size t, so that a singular A
+        is no exception. The limit :math:`-C A^{-1} B + D` exists only for a stable A. Chapter 2.
+
+        Examples
+        --------
+        A capacitor reaches 63 per cent of the source's voltage after one time constant.
+
+        >>> StateSpace(A=[-1], B=[1], C=[1]).step_response([0, 1])
+        array([0.        , 0.63212056])
+        """
+        times = _check.times(t).tolist()
+        h = np.stack([zoh(self.A, self.B, t_k)[1] if t_k > 0 else 0 * self.B for t_k in times])
+        return _matrix.read(self.C, h, per_input=self.B.ndim == 2) + self.D
+
+    def free_response(self, t: ArrayLike, h0: ArrayLike) -> Outputs:
+        r"""Compute the exact output without any input, :math:`y(t) = C e^{tA} h(0)`.
+
+        Parameters
+        ----------
+        t : array_like, (times,)
+            Times of at least 0.
+        h0 : array_like, (state,)
+            The state at time 0.
+
+        Returns
+        -------
+        ndarray, (times,) or (times, outputs)
+
+        Raises
+        ------
+        TypeError, ValueError
+            If ``t`` is no list of finite real times of at least 0, or ``h0`` does not fit.
+
+        Notes
+        -----
+        Stable is not the same as shrinking: with A = [[-1, 100], [0, -2]] the state first grows
+        25-fold. Chapter 2.
+
+        Examples
+        --------
+        >>> growing = StateSpace(A=[[-1, 100], [0, -2]], B=[0, 1], C=[1, 0])
+        >>> print(growing.free_response([np.log(2)], h0=[0, 1]).round(6))
+        [25.]
+        """
+        h0 = _check.state_vector("h0", h0, self.state)
+        return self._propagate(_check.times(t), h0) @ self.C.T
+
+    def simulate(
+        self, x: ArrayLike, dt: float, *, method: str = "zoh", h0: ArrayLike | None = None
+    ) -> tuple[Outputs, States]:
+        r"""Discretize, then run the recurrence over a sampled input.
+
+        Parameters
+        ----------
+        x : array_like, (length,) or (length, inputs)
+            :math:`x_k` drives the step that ends at time :math:`(k + 1) \Delta`.
+        dt : float
+            Step size, positive.
+        method : str
+            A name in :data:`ssmlab.discretize.METHODS`. Zero-order hold, the default, is exact for
+            an input that is constant over each step.
+        h0 : array_like, (state,), optional
+            The state at time 0; zero by default.
+
+        Returns
+        -------
+        y : ndarray, (length,) or (length, outputs)
+        h : ndarray, (length, state)
+            The state at times :math:`\Delta, 2\Delta, \dots`
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit; see :meth:`discretize` and :func:`ssmlab.lti.recurrence`.
+
+        Notes
+        -----
+        Chapter 2.
+
+        Examples
+        --------
+        >>> y, h = StateSpace(A=[-1], B=[1], C=[1]).simulate([1, 1, 1, 1], dt=0.1)
+        >>> print(y.round(4))
+        [0.0952 0.1813 0.2592 0.3297]
+        """
+        return self.discretize(dt, method).simulate(x, h0=h0)
+
+    def eigenvalues(self) -> Inexact[ndarray, "state"]:
+        """Compute the eigenvalues of A, the poles of the system, in no particular order.
+
+        Examples
+        --------
+        >>> spring = StateSpace(A=[[0, 1], [-4, 0]], B=[0, 1], C=[1, 0])
+        >>> print(np.sort(spring.eigenvalues().imag))
+        [-2.  2.]
+        """
+        return _matrix.eigenvalues(self.A)
+
+    def is_stable(self) -> bool:
+        """Tell whether every eigenvalue has a negative real part, strictly.
+
+        Examples
+        --------
+        >>> [StateSpace(A=[a], B=[1], C=[1]).is_stable() for a in (-1, 0, 1)]
+        [True, False, False]
+        """
+        return bool((self.eigenvalues().real < 0).all())
+
+    def transfer_function(self, s: ArrayLike) -> Inexact[ndarray, "..."]:
+        r"""Evaluate :math:`G(s) = C (sI - A)^{-1} B + D`, the factor of the input :math:`e^{st}`.
+
+        Parameters
+        ----------
+        s : array_like, any shape
+            Points of the complex plane.
+
+        Returns
+        -------
+        ndarray, shape of s + shape of D
+
+        Raises
+        ------
+        TypeError, ValueError
+            If ``s`` is not finite or an eigenvalue of A.
+
+        Notes
+        -----
+        On the imaginary axis it is the frequency response, if the system is stable. Chapter 4.
+
+        Examples
+        --------
+        >>> print(StateSpace(A=[-1], B=[1], C=[1]).transfer_function([0, 1j]))
+        [1. +0.j  0.5-0.5j]
+        """
+        s = _check.array("s", s)
+        B = np.broadcast_to(self.B, s.shape + self.B.shape)
+        return _matrix.transfer("s", s, self.A, B, self.C, self.D)
+
+    def transform(self, T: ArrayLike) -> StateSpace:
+        r"""Change the basis of the state: the new state is :math:`T^{-1} h`, the map is the same.
+
+        .. math:: A \to T^{-1} A T, \qquad B \to T^{-1} B, \qquad C \to C T, \qquad D \to D
+
+        Parameters
+        ----------
+        T : array_like, (state, state)
+            Invertible; its columns are the new basis. The new A is dense.
+
+        Returns
+        -------
+        StateSpace
+
+        Raises
+        ------
+        TypeError, ValueError
+            If ``T`` is not finite, has another shape, or is singular to working precision.
+
+        Notes
+        -----
+        Chapter 2.
+
+        Examples
+        --------
+        >>> system = StateSpace(A=[-1, -2], B=[1, 1], C=[1, 1])
+        >>> system.transform([[1, 1], [0, 1]]).A
+        array([[-1.,  1.],
+               [ 0., -2.]])
+        """
+        T = _check.array("T", T)
+        if T.shape != (self.state, self.state):
+            raise ValueError(
+                f"T must have shape {(self.state, self.state)}; got {T.shape}: "
+                "pass a square matrix whose columns are the new basis"
+            )
+        try:
+            A, B = (_matrix.solve(T, M) for M in (_matrix.dense(self.A) @ T, self.B))
+        except np.linalg.LinAlgError:
+            raise ValueError(
+                "T must be invertible; got a matrix that is singular to working precision: "
+                "pass linearly independent columns"
+            ) from None
+        return StateSpace(A, B, self.C @ T, self.D)
+
+    def to_scipy(self) -> scipy.signal.StateSpace:
+        """Convert to :class:`scipy.signal.StateSpace`, where every matrix has two axes.
+
+        Examples
+        --------
+        >>> StateSpace(A=[-1], B=[1], C=[1]).to_scipy().B
+        array([[1.]])
+        """
+        from scipy.signal import StateSpace as ScipyStateSpace
+
+        return ScipyStateSpace(*_with_all_axes(self.A, self.B, self.C, self.D))
+
+    @classmethod
+    def from_scipy(cls, system: scipy.signal.lti) -> StateSpace:
+        """Convert a continuous system of :mod:`scipy.signal`, in any of its forms.
+
+        Parameters
+        ----------
+        system : scipy.signal.lti
+            A StateSpace, TransferFunction or ZerosPolesGain.
+
+        Returns
+        -------
+        StateSpace
+            With two axes in every matrix, as in scipy: one input means x of shape (length, 1).
+
+        Raises
+        ------
+        TypeError
+            If ``system`` is no continuous scipy system.
+
+        Examples
+        --------
+        >>> import scipy.signal
+        >>> StateSpace.from_scipy(scipy.signal.TransferFunction([1], [1, 0.4, 4])).A
+        array([[-0.4, -4. ],
+               [ 1. ,  0. ]])
+        """
+        _check.scipy_system(system, "lti")
+        system = system.to_ss()
+        return cls(system.A, system.B, system.C, system.D)
+
+    def _propagate(self, times: ndarray, v: ndarray) -> ndarray:
+        """Compute e^{t A} v for each time t."""
+        return np.stack(
+            [_matrix.times(_matrix.exponential(t_k * self.A), v) for t_k in times.tolist()]
+        )
+
+
+@dataclass(frozen=True, eq=False, repr=False, init=False)
+class DiscreteStateSpace(_System):
+    r"""A discrete linear time-invariant system.
+
+    .. math:: h_k = \bar A h_{k-1} + \bar B x_k + \bar B_{\text{prev}} x_{k-1}, \qquad
+              y_k = C h_k + D x_k, \qquad x_{-1} = 0
+
+    Parameters
+    ----------
+    A_bar : array_like, (state, state) or (state,)
+        One axis means a diagonal matrix.
+    B_bar : array_like, (state,) or (state, inputs)
+    C : array_like, (state,) or (outputs, state)
+    D : array_like, shape of C without state + shape of B_bar without state
+        0, the default, means no feedthrough in any of these shapes.
+    dt : float
+        Time between two samples.
+    B_prev : array_like, shape of B_bar, optional
+        Weight of the previous input, which the first-order hold needs; zero by default.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a matrix holds no numbers or one that is not finite, its shape does not fit, or ``dt`` is
+        not a positive number.
+
+    Notes
+    -----
+    :math:`h_k` has seen :math:`x_k`, the index of S4 and Mamba. In scipy, :math:`y_k` sees
+    :math:`x_k` through D only; :meth:`to_scipy` and :meth:`from_scipy` translate. ``state``,
+    ``inputs`` and ``outputs`` are the sizes. The arrays are copied and read-only. Chapter 3.
+
+    Examples
+    --------
+    >>> leaky = DiscreteStateSpace(A_bar=[0.5], B_bar=[1], C=[1])
+    >>> leaky
+    DiscreteStateSpace(state=1, inputs=1, outputs=1, dt=1)
+    >>> leaky.simulate([1, 0, 0])[0]
+    array([1.  , 0.5 , 0.25])
+    """
+
+    A_bar: StateMatrix
+    B_bar: InputMatrix
+    C: OutputMatrix
+    D: Feedthrough
+    dt: float
+    B_prev: InputMatrix
+
+    def __init__(
+        self,
+        A_bar: ArrayLike,
+        B_bar: ArrayLike,
+        C: ArrayLike,
+        D: ArrayLike = 0,
+        dt: float = 1.0,
+        B_prev: ArrayLike | None = None,
+    ) -> None:
+        A_bar = _check.state_matrix("A_bar", A_bar)
+        B_bar = _check.input_matrix("B_bar", B_bar, len(A_bar))
+        C = _check.output_matrix("C", C, len(A_bar))
+        D = _check.feedthrough(D, B_bar, C)
+        B_prev = np.zeros_like(B_bar) if B_prev is None else _check.array("B_prev", B_prev)
+        if B_prev.shape != B_bar.shape:
+            raise ValueError(
+                f"B_prev must have the shape of B_bar, {B_bar.shape}; got {B_prev.shape}: "
+                "leave it out if the previous input plays no part"
+            )
+        object.__setattr__(self, "dt", _check.step_size(dt))
+        self._set(A_bar=A_bar, B_bar=B_bar, C=C, D=D, B_prev=B_prev)
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()[:-1]}, dt={self.dt:g})"
+
+    def simulate(self, x: ArrayLike, *, h0: ArrayLike | None = None) -> tuple[Outputs, States]:
+        """Run the recurrence: :func:`ssmlab.lti.recurrence`."""
+        from ssmlab import lti
+
+        return lti.recurrence(self, x, h0=h0)
+
+    def eigenvalues(self) -> Inexact[ndarray, "state"]:
+        """Compute the eigenvalues of A_bar, the poles of the system, in no particular order.
+
+        Examples
+        --------
+        >>> DiscreteStateSpace(A_bar=[0.5, -0.25], B_bar=[1, 1], C=[1, 1]).eigenvalues()
+        array([ 0.5 , -0.25])
+        """
+        return _matrix.eigenvalues(self.A_bar)
+
+    def is_stable(self) -> bool:
+        """Tell whether every eigenvalue has a modulus below 1, strictly; at 1, rounding decides.
+
+        Examples
+        --------
+        >>> DiscreteStateSpace(A_bar=[1.0], B_bar=[1], C=[1]).is_stable()
+        False
+        """
+        return bool((np.abs(self.eigenvalues()) < 1).all())
+
+    def transfer_function(self, z: ArrayLike) -> Inexact[ndarray, "..."]:
+        """Evaluate the z-transform of the kernel: :func:`ssmlab.lti.transfer_function`."""
+        from ssmlab import lti
+
+        return lti.transfer_function(self, z)
+
+    def to_scipy(self) -> scipy.signal.StateSpace:
+        r"""Convert to a discrete :class:`scipy.signal.StateSpace` with the same output.
+
+        scipy's state lags: its equations are :math:`s_{k+1} = A s_k + B x_k` and
+        :math:`y_k = C s_k + D x_k`. With
+        :math:`s_k = \bar A h_{k-1} + \bar B_{\text{prev}} x_{k-1}`, both are the same map if
+
+        .. math:: A = \bar A, \qquad B = \bar A \bar B + \bar B_{\text{prev}}, \qquad
+                  C = C, \qquad D = C \bar B + D.
+
+        An initial state :math:`h_{-1}` becomes :math:`s_0 = \bar A h_{-1}`. Chapter 3.
+
+        Examples
+        --------
+        >>> import scipy.signal
+        >>> leaky = DiscreteStateSpace(A_bar=[0.5], B_bar=[1], C=[1])
+        >>> t, y, s = scipy.signal.dlsim(leaky.to_scipy(), [1, 0, 0])
+        >>> y[:, 0]
+        array([1.  , 0.5 , 0.25])
+        """
+        from scipy.signal import StateSpace as ScipyStateSpace
+
+        B = _matrix.times(self.A_bar, self.B_bar) + self.B_prev
+        D = np.asarray(self.C @ self.B_bar + self.D)
+        return ScipyStateSpace(*_with_all_axes(self.A_bar, B, self.C, D), dt=self.dt)
+
+    @classmethod
+    def from_scipy(cls, system: scipy.signal.dlti) -> DiscreteStateSpace:
+        r"""Convert a discrete system of :mod:`scipy.signal`, in any of its forms.
+
+        The state stays scipy's, so the input reaches it one step late:
+        :math:`\bar B = 0` and :math:`\bar B_{\text{prev}} = B`. Chapter 3.
+
+        Parameters
+        ----------
+        system : scipy.signal.dlti
+            A StateSpace, TransferFunction or ZerosPolesGain with a dt; ``dt=True``, scipy's
+            "unspecified", becomes 1.
+
+        Returns
+        -------
+        DiscreteStateSpace
+            With two axes in every matrix, as in scipy: one input means x of shape (length, 1).
+
+        Raises
+        ------
+        TypeError
+            If ``system`` is no discrete scipy system.
+
+        Examples
+        --------
+        >>> import scipy.signal
+        >>> delayed = DiscreteStateSpace.from_scipy(scipy.signal.dlti([1], [1, -0.5]))
+        >>> delayed.simulate([[1], [0], [0]])[0][:, 0]
+        array([0. , 1. , 0.5])
+        """
+        _check.scipy_system(system, "dlti")
+        system = system.to_ss()
+        dt = 1.0 if system.dt is True else system.dt
+        return cls(system.A, np.zeros_like(system.B), system.C, system.D, dt, system.B)
+
+
+def _with_all_axes(A: ndarray, B: ndarray, C: ndarray, D: ndarray) -> tuple[ndarray, ...]:
+    """Return the four matrices in scipy's shapes: two axes each."""
+    B, C = B.reshape(len(A), -1), C.reshape(-1, len(A))
+    return _matrix.dense(A), B, C, D.reshape(len(C), B.shape[1])

@@ -1,0 +1,85 @@
+"""`import ssmlab` is light, and its parts load when they are first used."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import subprocess
+import sys
+
+import jaxtyping
+import numpy as np
+import pytest
+
+import ssmlab
+from ssmlab import _matrix, _typing
+
+
+def run(code: str) -> str:
+    """Run code in a fresh interpreter and return what it prints."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+HEAVY = ("torch", "matplotlib", "ipywidgets", "pandas", "IPython", "numba", "scipy.signal")
+
+
+def test_import_loads_nothing_heavy():
+    listing = f"print([m for m in {HEAVY} if m in sys.modules])"
+    assert run(f"import sys, ssmlab; {listing}") == "[]"
+    assert run(f"import sys, ssmlab; ssmlab.lti, ssmlab.StateSpace; {listing}") == "[]"
+
+
+def test_import_adds_nothing_to_numpy_and_scipy():
+    code = """
+import importlib.metadata, sys
+import scipy.fft, scipy.linalg
+before = set(sys.modules)
+import ssmlab
+ssmlab.discretize, ssmlab.lti, ssmlab.statespace
+added = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(sorted(added & importlib.metadata.packages_distributions().keys()))
+"""
+    assert set(ast.literal_eval(run(code))) <= {"ssmlab", "jaxtyping", "wadler_lindig"}
+
+
+def test_works_without_jaxtyping():
+    code = """
+import sys
+sys.modules["jaxtyping"] = None  # importing it now raises ImportError
+import ssmlab
+print(ssmlab.StateSpace([-1], [1], [1]).discretize(0.5).simulate([1, 0])[0].round(4))
+"""
+    assert run(code) == "[0.3935 0.2387]"
+
+
+def test_annotations_without_jaxtyping_are_plain_arrays(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jaxtyping", None)
+    spec = importlib.util.spec_from_file_location("plain_typing", _typing.__file__)
+    plain = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(plain)
+    assert plain.Float is plain.Inexact
+    assert plain.States is np.ndarray
+
+
+def test_submodules_load_on_first_use():
+    code = "import sys, ssmlab; print('ssmlab.lti' in sys.modules); print(ssmlab.lti.__name__)"
+    assert run(code).split() == ["False", "ssmlab.lti"]
+
+
+@pytest.mark.parametrize("name", ssmlab.__all__)
+def test_every_public_name_exists_and_is_listed(name):
+    assert getattr(ssmlab, name).__name__.endswith(name)
+    assert name in dir(ssmlab)
+
+
+def test_unknown_name_says_what_there_is():
+    with pytest.raises(AttributeError, match=r"no attribute 'StatSpace'.*StateSpace"):
+        ssmlab.StatSpace  # noqa: B018
+
+
+def test_annotations_are_checked_in_the_tests():
+    with pytest.raises(jaxtyping.TypeCheckError, match="times"):
+        _matrix.times(np.ones((2, 2)), np.ones(3))
+    with pytest.raises(jaxtyping.TypeCheckError, match="solve"):
+        _matrix.solve(np.ones((2, 2)), np.ones(2, dtype=int))
