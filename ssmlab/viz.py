@@ -258,7 +258,7 @@ def matrix(ax: Axes, M: ArrayLike, *, label: str = "", colorbar: bool = True) ->
 def complex_plane(ax: Axes, poles: ArrayLike = (), *, discrete: bool = False) -> None:
     """Draw the complex plane with its stable part shaded, and `poles` as crosses.
 
-    Stable is Re s < 0 for h' = A h + B x, and |z| < 1 for h_k = A_bar h_{k-1} + B_bar x_k
+    Stable is ``Re s < 0`` for h' = A h + B x, and ``|z| < 1`` for h_k = A_bar h_{k-1} + B_bar x_k
     (`discrete=True`).
     """
     poles = np.ravel(np.asarray(poles, dtype=complex))
