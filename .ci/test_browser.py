@@ -1,0 +1,285 @@
+"""Look at the built book as a reader does: in a browser, from the disk, without a network.
+
+Needs `make book` and Chromium. Each page is opened once; every test below looks at it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import sync_playwright
+
+ROOT = Path(__file__).resolve().parents[1]
+HTML = ROOT / "_build" / "html"
+SHOTS = ROOT / "_build" / "screenshots"
+PAGES = sorted(
+    str(path.relative_to(HTML))
+    for path in HTML.rglob("*.html")
+    if "_static" not in path.parts and path != HTML / "index.html"  # which leads to the first page
+)
+NOTEBOOKS = [page for page in PAGES if (HTML / "_sources" / page).with_suffix(".ipynb").exists()]
+CHAPTERS = [page for page in NOTEBOOKS if re.match(r"\d", Path(page).name)]
+DESKTOP = {"width": 1280, "height": 800}
+PHONE = {"width": 390, "height": 844}
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+HEAVIEST_PAGE = 300_000  # bytes, gzipped, apart from what the pages share
+LONGEST_CHAPTER, LARGEST_CHAPTER = 90, 2  # seconds, gigabytes
+
+# Lists the elements that reach beyond the screen and stand in nothing that scrolls sideways.
+CUT_OFF = """elements => elements.filter(element => {
+  if (element.getBoundingClientRect().right <= window.innerWidth + 1) return false;
+  for (let e = element; e && e.tagName !== "MAIN"; e = e.parentElement)
+    if (/auto|scroll/.test(getComputedStyle(e).overflowX)) return false;
+  return element.checkVisibility();
+}).map(element => element.outerHTML.slice(0, 100))"""
+
+# What axe finds that is not ours: the rule, and a pattern of the element.
+THEME_FINDINGS = {
+    "region": r'<img [^>]*class="logo__image',  # the theme's sidebar
+    "aria-allowed-role": r'<div [^>]*role="doc-biblioentry"',  # docutils' lists of references
+    "aria-deprecated-role": r'<div [^>]*role="doc-biblioentry"',
+    "aria-required-children": r'<div role="list" class="citation-list">',
+}
+
+
+@dataclass
+class Opened:
+    """A page in the browser and what happened while it loaded."""
+
+    name: str
+    page: object
+    requests: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+
+def chromium() -> str | None:
+    return shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+
+
+def settle(page) -> None:
+    """Wait for the mathematics."""
+    page.evaluate("window.MathJax?.startup?.promise")
+
+
+def load(context, name: str, query: str = "") -> Opened:
+    opened = Opened(name, context.new_page())
+    page = opened.page
+    page.on("request", lambda request: opened.requests.append(request.url))
+    page.on("pageerror", lambda error: opened.complaints.append(str(error)))
+    page.on(
+        "console",
+        lambda message: opened.complaints.append(message.text) if message.type == "error" else None,
+    )
+    page.goto((HTML / name).as_uri() + query, wait_until="load")
+    settle(page)
+    return opened
+
+
+@pytest.fixture(scope="module")
+def context(browser):
+    context = browser.new_context(viewport=DESKTOP, reduced_motion="reduce")
+    yield context
+    context.close()
+
+
+@pytest.fixture(scope="module", params=PAGES)
+def opened(context, request):
+    opened = load(context, request.param)
+    yield opened
+    opened.page.close()
+
+
+def set_mode(page, mode: str) -> None:
+    page.evaluate(
+        "mode => Object.assign(document.documentElement.dataset, {mode, theme: mode})", mode
+    )
+
+
+def test_no_request_leaves_the_machine(opened):
+    remote = [
+        url for url in opened.requests if urlsplit(url).scheme not in ("file", "data", "blob")
+    ]
+    assert not remote
+
+
+def test_nothing_complains(opened):
+    assert not opened.complaints
+
+
+def test_mathematics_is_rendered(opened):
+    formulas = opened.page.locator(".math").count()
+    if opened.name in CHAPTERS:
+        assert formulas > 0, "a chapter without a formula"
+    assert opened.page.locator(".math:not(:has(mjx-container))").count() == 0, "left as source"
+    assert opened.page.locator("[data-mml-node=merror], mjx-merror").count() == 0, "an error node"
+    unknown = opened.page.locator("mjx-assistive-mml [mathcolor=red]")
+    assert unknown.all_text_contents() == [], "macros that MathJax does not know"
+    drawn = opened.page.locator("mjx-container").count()
+    assert drawn >= formulas
+    assert opened.page.locator("mjx-assistive-mml").count() == drawn, "MathML for screen readers"
+
+
+def test_pictures_are_described_and_loaded(opened):
+    pictures = opened.page.locator("main img").evaluate_all(
+        "all => all.map(i => [i.getAttribute('src').slice(0, 60), i.alt, i.naturalWidth])"
+    )
+    assert [src for src, alt, width in pictures if not alt.strip() or not width] == []
+
+
+def test_sliders_move_by_keyboard(opened):
+    page = opened.page
+    for explorer in page.locator(".ssmlab-explore").all():
+        image = explorer.locator("img")
+        for slider in explorer.locator("input[type=range]").all():
+            output = page.locator(f"output[for={slider.get_attribute('id')}]")
+            before = image.get_attribute("src"), image.get_attribute("alt"), output.inner_text()
+            at_the_end = slider.input_value() == slider.get_attribute("max")
+            slider.focus()
+            page.keyboard.press("ArrowLeft" if at_the_end else "ArrowRight")
+            after = image.get_attribute("src"), image.get_attribute("alt"), output.inner_text()
+            same = [old for old, new in zip(before, after, strict=True) if old == new]
+            assert same == [], "picture, alt text and value all change"
+            assert image.evaluate("i => i.decode().then(() => i.naturalWidth)") > 0
+
+
+def test_every_chapter_has_a_slider():
+    assert CHAPTERS
+    pages = [page for page in CHAPTERS if "ssmlab-explore" in (HTML / page).read_text("utf8")]
+    assert pages == CHAPTERS
+
+
+def violations(page, **options) -> list[str]:
+    """What axe finds and the theme does not explain."""
+    found = Axe().run(page, options={"preload": False, **options}).response["violations"]
+    return [
+        f"{rule['id']}: {node['html'][:200]}: {node['failureSummary']}"
+        for rule in found
+        for node in rule["nodes"]
+        if not re.match(THEME_FINDINGS.get(rule["id"], "$^"), node["html"])
+    ]
+
+
+def test_is_accessible(opened):
+    assert violations(opened.page) == []
+
+
+def test_has_contrast_in_the_dark(opened):
+    set_mode(opened.page, "dark")
+    found = violations(opened.page, runOnly=["color-contrast"])
+    set_mode(opened.page, "light")
+    assert found == []
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["1280", "390"])
+@pytest.mark.parametrize("name", PAGES)
+def test_fits_the_screen(browser, name, size):
+    context = browser.new_context(viewport=size, reduced_motion="reduce")
+    page = load(context, name).page
+    for mode in ("light", "dark"):
+        set_mode(page, mode)
+        shot = f"{name.removesuffix('.html').replace('/', '-')}-{size['width']}-{mode}.png"
+        page.screenshot(path=SHOTS / shot, full_page=True)
+    overflow = page.evaluate("document.scrollingElement.scrollWidth - window.innerWidth")
+    cut = page.locator("main *").evaluate_all(CUT_OFF)
+    context.close()
+    assert cut[:3] == [], "beyond the edge, and nothing there scrolls"
+    assert overflow <= 0, "the page scrolls sideways"
+
+
+def own_files(opened: Opened) -> list[Path]:
+    """The page and what it alone loads: all but `_static` and the search index."""
+    files = {Path(unquote(urlsplit(url).path)) for url in opened.requests if url[:5] == "file:"}
+    return [
+        f
+        for f in files
+        if f.exists() and "_static" not in f.parts and f.suffix in (".html", ".png", ".svg")
+    ]
+
+
+def test_page_is_light(opened, record_property):
+    weight = sum(len(gzip.compress(path.read_bytes(), 6)) for path in own_files(opened))
+    record_property("weight", weight)
+    print(f"{opened.name}: {weight / 1000:.0f} kB gzipped")
+    assert weight <= HEAVIEST_PAGE
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_downloads_as_a_clean_notebook(browser, name):
+    page = browser.new_page()
+    page.goto((HTML / name).as_uri())
+    target = page.locator("a.btn-download-source-button").get_attribute("href")
+    page.close()
+    notebook = (HTML / name).parent.joinpath(target).resolve()
+    text = notebook.read_text("utf8")
+    assert notebook.suffix == ".ipynb"
+    assert json.loads(text)["cells"]
+    assert "image/png" not in text
+
+
+def test_search_finds_a_word_and_leads_to_it(browser):
+    page = browser.new_page()
+    page.goto((HTML / "search.html").as_uri() + "?q=state")
+    page.wait_for_selector("#search-results li a")
+    links = page.locator("#search-results li a")
+    assert links.count() > 0
+    links.first.click()
+    page.wait_for_load_state()
+    assert "state" in page.locator("main").inner_text().lower()
+    page.close()
+
+
+def test_first_page_opens_the_book(browser):
+    page = browser.new_page()
+    page.goto((HTML / "index.html").as_uri())
+    page.wait_for_url("**/book/index.html")
+    page.close()
+
+
+def test_links_are_whole():
+    linkchecker = Path(sys.executable).with_name("linkchecker")
+    config = ["--config", str(ROOT / ".ci" / "linkcheckerrc"), "--no-status"]
+    done = subprocess.run(
+        [str(linkchecker), *config, str(HTML / "index.html")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    print(done.stdout[-3000:])
+    assert done.returncode == 0, done.stdout[-3000:]
+    checked = int(re.search(r"(\d+) links? in", done.stdout)[1])
+    assert checked > len(PAGES)
+
+
+def test_no_button_leads_nowhere():
+    config = (ROOT / "_config.yml").read_text("utf8")
+    if not re.search(r'^  url: ""', config, re.MULTILINE):
+        pytest.skip("the book has a repository")
+    for name in PAGES:
+        text = (HTML / name).read_text("utf8")
+        assert not re.search(r"colab\.research|mybinder|executablebooks/jupyter-book", text), name
+
+
+@pytest.mark.skipif("CI" not in os.environ, reason="costs are judged on the machine of the CI")
+def test_chapters_are_cheap():
+    costs = json.loads((ROOT / "_build" / "chapter_costs.json").read_text("utf8"))
+    assert costs
+    for name, cost in costs.items():
+        assert cost["seconds"] <= LONGEST_CHAPTER, name
+        assert cost["gigabytes"] <= LARGEST_CHAPTER, name

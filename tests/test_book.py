@@ -1,0 +1,289 @@
+"""The chapters are clean, all of them are in the book, and the tools that see to it work."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import nbformat
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def load(path: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+notebooks = load("tools/notebooks.py")
+offline_assets = load("book/_ext/offline_assets.py")
+
+
+# The book
+
+
+@pytest.mark.parametrize("path", notebooks.chapters(), ids=lambda path: path.stem)
+def test_notebook_is_clean(path):
+    assert notebooks.problems(nbformat.read(path, as_version=4)) == []
+
+
+def files_in_toc() -> set[str]:
+    text = (ROOT / "_toc.yml").read_text("utf8")
+    return set(re.findall(r"^ *-? *(?:file|root): *(\S+)$", text, re.MULTILINE))
+
+
+def test_table_of_contents_lists_the_pages():
+    pages = [*notebooks.chapters(), *(ROOT / "book").rglob("*.md")]
+    names = {str(path.relative_to(ROOT).with_suffix("").as_posix()) for path in pages}
+    assert files_in_toc() == names
+
+
+def test_figures_of_a_chapter_are_named_once():
+    names = [
+        cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
+        for path in notebooks.chapters()
+        for cell in nbformat.read(path, as_version=4).cells
+    ]
+    named = [name for name in names if name]
+    assert sorted(set(named)) == sorted(named)
+
+
+# The rules: a clean notebook passes, and each way to break one is seen
+
+
+def clean_notebook() -> Any:
+    v4 = nbformat.v4
+    title = v4.new_markdown_cell("(ch-test)=\n# A test\n\nText.")
+    figure = v4.new_code_cell("plot()", execution_count=2)
+    figure.metadata = {"mystnb": {"image": {"alt": "A line."}, "figure": {"caption": "A line."}}}
+    figure.outputs = [
+        v4.new_output("display_data", data={"text/plain": "<Figure size 640x360 with 1 Axes>"})
+    ]
+    install = v4.new_code_cell(
+        notebooks.install_source(notebooks.repository_url()), execution_count=1
+    )
+    nb = v4.new_notebook(cells=[title, install, figure])
+    nb.metadata = {"kernelspec": notebooks.KERNELSPEC}
+    return nb
+
+
+def output(kind: str, **content: Any) -> Any:
+    return nbformat.v4.new_output(kind, **content)
+
+
+FRAMES = '<script type="application/json" class="ssmlab-frames">{"a": 1}</script>'
+
+BREAKS = {
+    "not a markdown cell": lambda nb: nb.cells.pop(0),
+    "label and a title": lambda nb: nb.cells[0].update(source="# A title without a label"),
+    "not the canonical one": lambda nb: nb.cells[1].update(source="import ssmlab"),
+    "notebook's metadata": lambda nb: nb.metadata.update(language_info={"version": "3.11.7"}),
+    "metadata of an editor": lambda nb: nb.cells[2].metadata.update(vscode={}),
+    "did not run in order": lambda nb: nb.cells[2].update(execution_count=7),
+    "1..2: [1, None]": lambda nb: nb.cells[2].update(execution_count=None),
+    "failed: ValueError: no": lambda nb: nb.cells[2].outputs.append(
+        output("error", ename="ValueError", evalue="no")
+    ),
+    "writes to stderr": lambda nb: nb.cells[2].outputs.append(
+        output("stream", name="stderr", text="Warning")
+    ),
+    "stores image/png": lambda nb: nb.cells[2].outputs[0].data.update({"image/png": "iVBORw"}),
+    "stores image/svg+xml": lambda nb: nb.cells[2].outputs[0].data.update({"image/svg+xml": "<s"}),
+    "stores application/vnd.jupyter.widget": lambda nb: (
+        nb.cells[2].outputs[0].data.update({"application/vnd.jupyter.widget-view+json": {}})
+    ),
+    "frames of a slider": lambda nb: nb.cells[2].outputs[0].data.update({"text/html": FRAMES}),
+    "a picture, the frames": lambda nb: (
+        nb.cells[2].outputs[0].data.update({"text/html": '<img src="data:image/png;base64,iV">'})
+    ),
+    "address in memory": lambda nb: nb.cells[2].outputs.append(
+        output("stream", text="<function f at 0x7f00aa>")
+    ),
+    "picture in its text": lambda nb: nb.cells[0].update(
+        source="(ch-test)=\n# A test\n\n![](data:image/png;base64,iV)"
+    ),
+    "without alt text": lambda nb: nb.cells[2].metadata["mystnb"].pop("image"),
+    "without caption": lambda nb: nb.cells[2].metadata["mystnb"]["figure"].update(caption=" "),
+    "has the tag": lambda nb: nb.cells[2].metadata.update(tags=["nbval-skip"]),
+    "comment for nbval": lambda nb: nb.cells[2].update(source="# NBVAL_IGNORE_OUTPUT\nplot()"),
+    "ends with a semicolon": lambda nb: nb.cells[2].update(source="plot();"),
+    "absolute path": lambda nb: nb.cells[2].update(source='open("/home/me/data.csv")'),
+    "absolute path: '/tmp": lambda nb: nb.cells[2].outputs.append(
+        output("stream", text="saved /tmp/figure.txt")
+    ),
+}
+
+
+def test_clean_notebook_has_no_problems():
+    assert notebooks.problems(clean_notebook()) == []
+
+
+@pytest.mark.parametrize("sentence", BREAKS)
+def test_rule_sees(sentence):
+    nb = clean_notebook()
+    BREAKS[sentence](nb)
+    assert any(sentence in problem for problem in notebooks.problems(nb)), sentence
+
+
+def test_slider_needs_a_caption_but_carries_its_own_alt_text():
+    nb = clean_notebook()
+    cell = nb.cells[2]
+    cell.outputs[0].data = {"text/html": '<div class="ssmlab-explore"></div>'}
+    cell.metadata = {"mystnb": {"figure": {"caption": "A line."}}}
+    assert notebooks.problems(nb) == []
+    cell.metadata = {}
+    assert [p for p in notebooks.problems(nb) if "caption" in p]
+    assert not [p for p in notebooks.problems(nb) if "alt text" in p]
+
+
+# Refreshing
+
+
+def test_cleaning_keeps_text_and_drops_pictures():
+    nb = clean_notebook()
+    data = nb.cells[2].outputs[0].data
+    data.update({"image/png": "iVBORw", "text/html": f'<img src="data:image/png,a">{FRAMES}'})
+    nb.cells[2].metadata["collapsed"] = True
+    nb.cells[2].outputs += [output("stream", text="a"), output("stream", text="b at 0xff\n")]
+    cleaned = notebooks.clean(nb)
+    assert notebooks.problems(cleaned) == []
+    assert cleaned.cells[2].outputs[0].data == {
+        "text/plain": "<Figure size 640x360 with 1 Axes>",
+        "text/html": '<img src="">' + FRAMES.replace('{"a": 1}', "[]"),
+    }
+    assert [o.text for o in cleaned.cells[2].outputs[1:]] == ["ab at 0x0\n"]
+
+
+def test_ids_follow_the_text():
+    first, second = notebooks.clean(clean_notebook()), clean_notebook()
+    second.cells.insert(1, nbformat.v4.new_markdown_cell("One more."))
+    second = notebooks.clean(second)
+    assert [c.id for c in first.cells] == [c.id for c in second.cells if c.source != "One more."]
+
+
+def write(nb: Any, path: Path) -> Path:
+    nbformat.write(nb, path)
+    return path
+
+
+def test_refresh_runs_and_cleans(tmp_path):
+    v4 = nbformat.v4
+    code = 'print("six", 2 * 3)\n2 * 3.0'
+    nb = v4.new_notebook(
+        cells=[v4.new_markdown_cell("(ch-test)=\n# A test"), v4.new_code_cell(code)]
+    )
+    path = write(nb, tmp_path / "one.ipynb")
+    source = notebooks.install_source(notebooks.repository_url())
+    notebooks.refresh(path, source, timeout=60)
+    fresh = nbformat.read(path, as_version=4)
+    assert notebooks.problems(fresh) == []
+    assert fresh.cells[1].source == source
+    assert fresh.cells[2].outputs[0].text == "six 6\n"
+    assert fresh.cells[2].outputs[1].data == {"text/plain": "6.0"}
+    stored = path.read_bytes()
+    notebooks.refresh(path, source, timeout=60)
+    assert path.read_bytes() == stored
+
+
+def test_refresh_of_a_failing_notebook_stores_nothing(tmp_path):
+    nb = clean_notebook()
+    nb.cells[2].source = "1 / 0"
+    path = write(nb, tmp_path / "one.ipynb")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "notebooks.py"), "refresh", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stdout + done.stderr
+    assert nbformat.read(path, as_version=4).cells[2].outputs == nb.cells[2].outputs
+
+
+def nbval(path: Path) -> subprocess.CompletedProcess[str]:
+    options = ["--nbval", "--nbval-current-env", "--nbval-sanitize-with"]
+    sanitize = str(ROOT / "tests" / "nbval_sanitize.cfg")
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, sanitize, str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_changed_number_is_seen(tmp_path):
+    nb = clean_notebook()
+    nb.cells = [nb.cells[0], nbformat.v4.new_code_cell('print(f"{2 / 3:.3f}")')]
+    path = write(nb, tmp_path / "one.ipynb")
+    notebooks.refresh(path, notebooks.install_source(""), timeout=60)
+    assert nbval(path).returncode == 0
+    path.write_text(path.read_text("utf8").replace("0.667", "0.668"), "utf8")
+    assert nbval(path).returncode == 1
+
+
+def test_first_cell_says_or_does_what_is_needed(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match="pip install"):
+        exec(notebooks.install_source(""))
+    url = "https://github.com/someone/book"
+    assert f'%pip install --quiet "ssmlab[book] @ git+{url}"' in notebooks.install_source(url)
+
+
+# The built pages
+
+
+def test_mathjax_is_there():
+    assert offline_assets.mathjax_file().stat().st_size > 1e6
+
+
+@pytest.mark.parametrize(
+    ("asset", "wanted"),
+    [
+        ("_static/doctools.js", True),
+        (None, True),
+        ("sphinx-thebe.js", False),
+        ("https://unpkg.com/thebe@0.8.2/lib/index.js", False),
+        ("//cdn.example.org/require.min.js", False),
+        (SimpleNamespace(attributes={"type": "application/vnd.jupyter.widget-state+json"}), False),
+    ],
+)
+def test_unwanted_assets_are_dropped(asset, wanted):
+    assert offline_assets.is_wanted(asset) is wanted
+
+
+@pytest.mark.parametrize("url", ["", "https://github.com/someone/book"])
+def test_buttons_follow_the_repository(tmp_path, url):
+    """A small book: with a repository it opens in Colab and Binder; without one no button does."""
+    config = yaml.safe_load((ROOT / "_config.yml").read_text("utf8"))
+    config["repository"]["url"] = url
+    config["bibtex_bibfiles"] = [str(ROOT / "book" / "references.bib")]
+    config["execute"] = {"execute_notebooks": "off"}
+    config["sphinx"]["local_extensions"] = {"offline_assets": str(ROOT / "book" / "_ext")}
+    (tmp_path / "_config.yml").write_text(yaml.safe_dump(config), "utf8")
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: one\n", "utf8")
+    write(clean_notebook(), tmp_path / "one.ipynb")
+    jupyter_book = Path(sys.executable).with_name("jupyter-book")
+    done = subprocess.run(
+        [jupyter_book, "build", str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "_build" / "html" / "one.html").read_text("utf8")
+    links = [
+        "colab.research.google.com/github/someone/book/blob/main/one.ipynb",
+        "mybinder.org/v2/gh/someone/book/main?urlpath=lab/tree/one.ipynb",
+        'href="https://github.com/someone/book"',
+    ]
+    for link in links:
+        assert (link in page) == bool(url), link
+    assert "_sources/one.ipynb" in page
+    shutil.rmtree(tmp_path / "_build")
