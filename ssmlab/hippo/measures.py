@@ -9,7 +9,8 @@ A *measure* weighs the past: :math:`w(s)` is the density at age s. With function
 
 ``legs``, ``legt``, ``lmu``, ``lagt`` and ``fourier`` give (A, B) in closed form, in float64, for
 any N; ``MEASURES`` holds each beside its weight and its functions. A carries its minus sign.
-Derived in chapters 6 and 7.
+LegS, LegT and the LMU are derived in chapter 6, LegS as a time-invariant system in chapter 7; LagT
+and Fourier follow the same lines, and the tests check them against their weights and functions.
 """
 
 from __future__ import annotations

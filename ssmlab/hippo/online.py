@@ -8,7 +8,8 @@ time-invariant to begin with.
 ``legs_discrete`` gives the dense matrices of a step: the slow, readable twin. The steps themselves
 cost O(N). In the moments :math:`m_n = c_n / \sqrt{2n+1}` both A are quotients of banded matrices,
 :math:`A = E^{-1} F`, because :math:`(2n+1) P_n = P'_{n+1} - P'_{n-1}`; so :math:`(I - zA) m = b` is
-the banded system :math:`(E - zF) m = E b`. Derived in chapter 6.
+the banded system :math:`(E - zF) m = E b`. Chapter 6 derives the step, by running sums; the banded
+system is the same sums for both matrices.
 """
 
 from __future__ import annotations
