@@ -15,22 +15,48 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ssmlab import discretize, explore, hippo, lti, statespace, timing, viz
+    from ssmlab import (
+        diagonal,
+        discretize,
+        explore,
+        hippo,
+        lti,
+        nn,
+        ops,
+        s4,
+        scan,
+        selective,
+        statespace,
+        timing,
+        viz,
+    )
+    from ssmlab.selective import selective_scan
     from ssmlab.statespace import DiscreteStateSpace, StateSpace
 
 __all__ = [
     "DiscreteStateSpace",
     "StateSpace",
+    "diagonal",
     "discretize",
     "explore",
     "hippo",
     "lti",
+    "nn",
+    "ops",
+    "s4",
+    "scan",
+    "selective",
+    "selective_scan",
     "statespace",
     "timing",
     "viz",
 ]
 
-_HOME = {"DiscreteStateSpace": "statespace", "StateSpace": "statespace"}
+_HOME = {
+    "DiscreteStateSpace": "statespace",
+    "StateSpace": "statespace",
+    "selective_scan": "selective",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 
 os.environ["MPLBACKEND"] = "Agg"
+os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported: its kernels run on the CPU
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: threads only slow small matrices
 
 import hypothesis

@@ -236,7 +236,7 @@ def test_first_cell_says_or_does_what_is_needed(monkeypatch):
     with pytest.raises(ModuleNotFoundError, match="pip install"):
         exec(notebooks.install_source(""))
     url = "https://github.com/someone/book"
-    assert f'%pip install --quiet "ssmlab[book] @ git+{url}"' in notebooks.install_source(url)
+    assert f'%pip install --quiet "ssmlab[book,torch] @ git+{url}"' in notebooks.install_source(url)
 
 
 # The built pages

@@ -1,0 +1,87 @@
+r"""mamba_ssm's selective scan, over ours: code that was written for it runs on any machine.
+
+``selective_scan_fn`` has the arguments, the order of axes and the results of
+``mamba_ssm.ops.selective_scan_interface.selective_scan_fn``. New code takes
+:func:`ssmlab.ops.selective_scan`, whose arrays are channel-last. Chapter 14.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ssmlab._typing import Float, Inexact
+from ssmlab.ops.selective_scan import selective_scan
+
+
+def selective_scan_fn(
+    u: Float[Tensor, "batch channels length"],
+    delta: Float[Tensor, "batch channels length"],
+    A: Inexact[Tensor, "channels state"],
+    B: Inexact[Tensor, "..."],
+    C: Inexact[Tensor, "..."],
+    D: Float[Tensor, "channels"] | None = None,
+    z: Float[Tensor, "batch channels length"] | None = None,
+    delta_bias: Float[Tensor, "channels"] | None = None,
+    delta_softplus: bool = False,
+    return_last_state: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    r"""Run the selective scan in mamba_ssm's layout, (batch, channels, length).
+
+    Parameters
+    ----------
+    u, delta, z : Tensor, (batch, channels, length)
+        x, dt and the gate.
+    A : Tensor, (channels, state)
+    B, C : Tensor
+        (channels, state) if constant, (batch, state, length) for each step, or (batch, groups,
+        state, length) for each step and group. With a complex A those that vary are real, with
+        (Re, Im) of each step side by side in a last axis of 2 * length.
+    D, delta_bias : Tensor, (channels,), optional
+    delta_softplus : bool
+    return_last_state : bool
+
+    Returns
+    -------
+    out : Tensor, (batch, channels, length)
+        Of the type of u.
+    last_state : Tensor, (batch, channels, state)
+        With ``return_last_state``. Unlike mamba_ssm's, it carries a gradient.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, shape or device; it is named as
+        :func:`ssmlab.ops.selective_scan` names it, in channel-last shapes.
+
+    Examples
+    --------
+    >>> u = torch.tensor([[[1.0, 5.0, 1.0]]])
+    >>> one = torch.ones(1, 1)
+    >>> selective_scan_fn(u, torch.tensor([[[1.0, 0.0, 1.0]]]), -one, one, one)
+    tensor([[[1.0000, 1.0000, 1.3679]]])
+    """
+    u, delta = u.mT, delta.mT
+    B, C = (_channel_last(M, A.is_complex()) for M in (B, C))
+    y, last = selective_scan(
+        u,
+        delta,
+        A,
+        B,
+        C,
+        D,
+        z if z is None else z.mT,
+        dt_bias=delta_bias,
+        softplus=delta_softplus,
+        return_last_state=True,
+    )
+    return (y.mT, last) if return_last_state else y.mT
+
+
+def _channel_last(M: Tensor, is_complex: bool) -> Tensor:
+    """Bring B or C from mamba_ssm's order of axes to ours."""
+    if M.ndim < 3:
+        return M
+    if is_complex and not M.is_complex():
+        M = torch.view_as_complex(M.unflatten(-1, (-1, 2)).contiguous())
+    return M.mT if M.ndim == 3 else M.permute(0, 3, 1, 2)

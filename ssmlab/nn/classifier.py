@@ -1,0 +1,133 @@
+r"""A small classifier of sequences: residual blocks around any layer, and a mean over time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from ssmlab import _check
+from ssmlab._typing import Float
+from ssmlab.nn.layers import S4D
+
+
+class Block(nn.Module):
+    r"""A residual block: normalise, mix time in each channel, then mix channels at each time.
+
+    .. math:: x \mapsto x + \operatorname{GLU}(W \operatorname{GELU}(\text{layer}(\text{norm}(x))))
+    """
+
+    layer: Any  # a module; only some have a step
+
+    def __init__(self, channels: int, layer: nn.Module, dropout: float) -> None:
+        super().__init__()
+        self.norm, self.layer = nn.LayerNorm(channels), layer
+        self.mix = nn.Sequential(
+            nn.GELU(), nn.Dropout(dropout), nn.Linear(channels, 2 * channels), nn.GLU()
+        )
+
+    def forward(self, x: Tensor, **options: Any) -> Tensor:
+        """Run over (batch, length, channels); options go to the layer."""
+        return x + self.mix(self.layer(self.norm(x), **options))
+
+    def step(self, x_t: Tensor, state: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+        """Run for one sample, (batch, channels)."""
+        y_t, state = self.layer.step(self.norm(x_t), state, **options)
+        return x_t + self.mix(y_t), state
+
+
+class ClassifierState(NamedTuple):
+    """What a classifier keeps between two samples: the layers' states, and the mean's sum."""
+
+    layers: tuple[Tensor, ...]
+    total: Float[Tensor, "batch channels"]
+    length: int
+
+
+class SequenceClassifier(nn.Module):
+    r"""Blocks between a linear encoder and a linear read-out of the mean over time.
+
+    Parameters
+    ----------
+    inputs, classes : int
+        Numbers in a sample; number of classes.
+    channels, depth : int
+        Width of the blocks, and how many there are.
+    layer : callable
+        From the number of channels to a layer for each block; S4D with state 32 by default.
+    dropout : float
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a size is no positive whole number.
+
+    Notes
+    -----
+    The weights are drawn from torch's generator: call ``torch.manual_seed`` first. Chapter 9.
+
+    Examples
+    --------
+    >>> import torch
+    >>> model = SequenceClassifier(1, 10, channels=8, depth=2)
+    >>> model(torch.zeros(5, 64, 1)).shape
+    torch.Size([5, 10])
+    """
+
+    blocks: Any  # a ModuleList, of Blocks
+
+    def __init__(
+        self,
+        inputs: int,
+        classes: int,
+        *,
+        channels: int = 64,
+        depth: int = 2,
+        layer: Callable[[int], nn.Module] | None = None,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        channels = _check.count("channels", channels)
+        make = layer or (lambda channels: S4D(channels, 32))
+        self.encoder = nn.Linear(_check.count("inputs", inputs), channels)
+        self.blocks = nn.ModuleList(
+            Block(channels, make(channels), dropout) for _ in range(_check.count("depth", depth))
+        )
+        self.norm = nn.LayerNorm(channels)
+        self.decoder = nn.Linear(channels, _check.count("classes", classes))
+
+    def forward(
+        self, x: Float[Tensor, "batch length inputs"], **options: Any
+    ) -> Float[Tensor, "batch classes"]:
+        """Return the logits of whole sequences; options, such as rate=2, go to each layer."""
+        self._check("x", x, ("batch", "length"))
+        x = self.encoder(x)
+        for block in self.blocks:
+            x = block(x, **options)
+        return self.decoder(self.norm(x).mean(1))
+
+    def step(
+        self, x_t: Float[Tensor, "batch inputs"], state: ClassifierState, **options: Any
+    ) -> tuple[Float[Tensor, "batch classes"], ClassifierState]:
+        """Take one sample, and return the logits of the sequence so far and the new state."""
+        self._check("x_t", x_t, ("batch",))
+        x_t, layers = self.encoder(x_t), []
+        for block, before in zip(self.blocks, state.layers, strict=True):
+            x_t, after = block.step(x_t, before, **options)
+            layers.append(after)
+        total, length = state.total + self.norm(x_t), state.length + 1
+        return self.decoder(total / length), ClassifierState(tuple(layers), total, length)
+
+    def initial_state(self, batch: int) -> ClassifierState:
+        """Return the state before the first sample."""
+        layers = tuple(block.layer.initial_state(batch) for block in self.blocks)
+        return ClassifierState(layers, self.norm.weight.new_zeros(batch, len(self.norm.weight)), 0)
+
+    def _check(self, name: str, x: Tensor, axes: tuple[str, ...]) -> None:
+        inputs = self.encoder.in_features
+        if x.ndim != len(axes) + 1 or x.shape[-1] != inputs or 0 in x.shape:
+            raise ValueError(
+                f"{name} must have shape ({', '.join(axes)}, {inputs}) and not be empty; got "
+                f"{tuple(x.shape)}: put what a sample holds on the last axis"
+            )

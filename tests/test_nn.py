@@ -1,0 +1,368 @@
+"""Layers: step = forward in every form, gradients, files, and a model that learns repeatably."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from ssmlab import diagonal, nn, s4
+from ssmlab.diagonal import INITIALISATIONS, RULES
+
+torch.set_num_threads(1)
+
+LAYERS = {"S4": nn.S4} | {
+    f"S4D {init} {method}": lambda *a, init=init, method=method, **k: nn.S4D(
+        *a, init=init, method=method, **k
+    )
+    for init in INITIALISATIONS
+    for method in RULES
+}
+every_layer = pytest.mark.parametrize("name", LAYERS)
+DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
+
+
+def make(name: str, *sizes: int, dtype: torch.dtype = torch.float64, seed: int = 0, **options):
+    torch.manual_seed(seed)
+    return LAYERS[name](*sizes, **options).to(dtype)
+
+
+def noise(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 1) -> torch.Tensor:
+    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def run_by_steps(layer, x, state, **options):
+    outputs = []
+    for x_t in x.unbind(1):
+        y_t, state = layer.step(x_t, state, **options)
+        outputs.append(y_t)
+    return torch.stack(outputs, 1), state
+
+
+def largest_difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    assert a.shape == b.shape
+    assert a.dtype == b.dtype
+    return ((a - b).abs().max() / b.abs().max()).item()
+
+
+# --- two modes, one map --------------------------------------------------------------------------
+
+
+@every_layer
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("length", [1, 2, 37])
+@pytest.mark.parametrize("device", DEVICES)
+def test_step_is_forward(name, dtype, length, device):
+    layer = make(name, 3, 8, dtype=dtype).to(device)
+    x = noise(2, length, 3, dtype=dtype).to(device)
+    state = noise(2, 3, 4, dtype=torch.complex128).to(device)
+    for start, rate in [(layer.initial_state(2), 1.0), (state, 1.0), (state, 2.0)]:
+        y, _ = run_by_steps(layer, x, start, rate=rate)
+        assert largest_difference(layer(x, start, rate=rate), y) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("name", ["S4", "S4D legs zoh"])
+@pytest.mark.usefixtures("unchecked")  # for speed
+def test_step_is_forward_over_4096_samples(name, dtype):
+    layer, x = make(name, 4, 64, dtype=dtype), noise(1, 4096, 4, dtype=dtype)
+    state = noise(1, 4, 32, dtype=torch.complex128)
+    y, _ = run_by_steps(layer, x, state)
+    assert largest_difference(layer(x, state), y) < TOLERANCE[dtype]
+
+
+@every_layer
+def test_a_sequence_can_be_cut_anywhere(name):
+    layer, x = make(name, 3, 8), noise(2, 30, 3)
+    _, state = run_by_steps(layer, x[:, :11], layer.initial_state(2))
+    assert_close(layer(x[:, 11:], state), layer(x)[:, 11:])
+
+
+@every_layer
+def test_no_output_depends_on_the_future(name):
+    layer, x = make(name, 3, 8), noise(1, 20, 3).requires_grad_()
+    layer(x)[0, 9].sum().backward()
+    assert x.grad[0, 9].abs().min() > 0
+    assert x.grad[0, 10:].abs().max() < 1e-12
+
+
+@every_layer
+def test_bidirectional_adds_the_answer_to_the_reversed_sequence(name):
+    layer, x = make(name, 3, 8, bidirectional=True), noise(2, 20, 3)
+    K_bar, y = layer.kernel(20), torch.zeros(2, 20, 3, dtype=torch.float64)
+    for k in range(20):
+        for j in range(20):
+            y[:, k] += K_bar[0, k - j] * x[:, j] if j <= k else 0
+            y[:, k] += K_bar[1, j - k] * x[:, j] if j >= k else 0
+    assert_close(layer(x), y + layer.D * x)
+    for call in (
+        lambda: layer.initial_state(2),
+        lambda: layer.step(x[:, 0], torch.zeros(2, 3, 4, dtype=torch.complex128)),
+        lambda: layer(x, torch.zeros(2, 3, 4, dtype=torch.complex128)),
+    ):
+        with pytest.raises(ValueError, match="bidirectional layers read the future"):
+            call()
+
+
+# --- the layer is the model of the chapters ------------------------------------------------------
+
+
+def numbers(*parameters: torch.Tensor) -> list[np.ndarray]:
+    return [p.detach().numpy() for p in parameters]
+
+
+@every_layer
+def test_kernel_is_that_of_the_slow_twin(name):
+    layer = make(name, 3, 8)
+    log_decay, frequency, log_dt, C, B = numbers(
+        layer.log_decay, layer.frequency, layer.log_dt, layer.C, layer.B
+    )
+    A, dt, C, B = -np.exp(log_decay) + 1j * frequency, np.exp(log_dt), C @ [1, 1j], B @ [1, 1j]
+    K_bar = layer.kernel(50).detach().numpy()
+    if name == "S4":
+        (P,) = numbers(layer.P)
+        P = P @ [1, 1j]
+        truth = [s4.kernel(A[c], P[c], B, C[c], float(dt[c]), 50) for c in range(3)]
+        np.testing.assert_allclose(K_bar, np.stack(truth, 1), atol=1e-12 * np.abs(K_bar).max())
+    else:
+        truth = diagonal.kernel(A, np.stack(3 * [B]), C, dt, 50, layer.method)
+        np.testing.assert_allclose(K_bar, truth, atol=1e-12 * np.abs(K_bar).max())
+
+
+@every_layer
+def test_the_rate_rescales_time(name):
+    layer = make(name, 3, 8)
+    fast = layer.kernel(20, rate=2.0)
+    with torch.no_grad():
+        layer.log_dt += np.log(2.0)
+    assert_close(fast, layer.kernel(20))
+
+
+def test_half_the_samples_at_twice_the_rate_give_the_same_answer():
+    layer = make("S4D lin zoh", 1, 16, dt_min=0.01, dt_max=0.01)
+    t = 0.01 * torch.arange(1000, dtype=torch.float64)
+    x = torch.sin(2 * t) + torch.sin(0.7 * t**1.5)
+    fine = layer(x[None, :, None])[:, 1::2]
+    coarse = layer(x[1::2][None, :, None], rate=2.0)
+    wrong = layer(x[1::2][None, :, None])
+    assert largest_difference(coarse, fine) < 0.03 < 0.3 < largest_difference(wrong, fine)
+
+
+@every_layer
+def test_gradients(name):
+    layer, x = make(name, 2, 4), noise(1, 5, 2)
+    names = [n for n, _ in layer.named_parameters()]
+
+    def forward(*values: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x,))
+
+    values = [p.detach().clone().requires_grad_() for p in layer.parameters()]
+    assert torch.autograd.gradcheck(forward, values)
+
+
+@every_layer
+def test_every_parameter_learns_in_single_precision(name):
+    layer = make(name, 3, 8, dtype=torch.float32)
+    layer(noise(2, 50, 3, dtype=torch.float32)).square().sum().backward()
+    for parameter_name, parameter in layer.named_parameters():
+        assert parameter.grad.isfinite().all()
+        # A real pole feels no force on its frequency from a real C, but C is complex here.
+        assert parameter.grad.abs().max() > 0, parameter_name
+
+
+# --- wrong arguments -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"state": 7}, ValueError, r"state must be even, .* got 7: pass 8"),
+        ({"channels": 0}, ValueError, "channels must be at least 1; got 0"),
+        ({"dt_min": 0}, ValueError, "dt_min and dt_max must be positive and in this order; got 0"),
+        (
+            {"dt_min": 1.0},
+            ValueError,
+            "dt_min and dt_max must be positive and in this order; got 1",
+        ),
+        ({"init": "hippo"}, ValueError, "init must be one of 'legs', 'lin', 'inv', 'real'"),
+        ({"method": "foh"}, ValueError, "method must be one of 'zoh', 'bilinear'"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_wrong_options(options, error, message):
+    layer = nn.S4D if {"init", "method"} & options.keys() else nn.S4
+    with pytest.raises(error, match=message):
+        layer(**{"channels": 3, "state": 8} | options)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda m, x, h: m(x[0]), ValueError, r"x must have shape \(batch, length, 3\)"),
+        (lambda m, x, h: m(x[..., :2]), ValueError, r"got \(2, 5, 2\): put the 3 channels last"),
+        (lambda m, x, h: m(x[:, :0]), ValueError, "not be empty"),
+        (lambda m, x, h: m(x.double()), TypeError, "x must be torch.float32, as the layer's para"),
+        (lambda m, x, h: m(x, h[:1]), ValueError, r"state must be complex, of shape \(2, 3, 4\)"),
+        (lambda m, x, h: m.step(x, h), ValueError, r"x_t must have shape \(batch, 3\)"),
+        (lambda m, x, h: m.step(x[:, 0], h.real), ValueError, r"state must be complex.*initial_"),
+        (lambda m, x, h: m(x, rate=0.0), ValueError, "rate must be positive; got 0"),
+        (lambda m, x, h: m.kernel(0), ValueError, "length must be at least 1; got 0"),
+        (lambda m, x, h: m.initial_state(0), ValueError, "batch must be at least 1; got 0"),
+    ],
+)
+@pytest.mark.parametrize("name", ["S4", "S4D legs zoh"])
+@pytest.mark.usefixtures("unchecked")
+def test_wrong_calls(name, call, error, message):
+    layer = make(name, 3, 8, dtype=torch.float32)
+    with pytest.raises(error, match=message):
+        call(layer, noise(2, 5, 3, dtype=torch.float32), layer.initial_state(2))
+
+
+# --- the classifier ------------------------------------------------------------------------------
+
+
+def classifier(name: str = "S4D legs zoh", seed: int = 0) -> nn.SequenceClassifier:
+    torch.manual_seed(seed)
+    return nn.SequenceClassifier(
+        2, 3, channels=8, depth=2, layer=lambda channels: LAYERS[name](channels, 8)
+    )
+
+
+@pytest.mark.parametrize("name", ["S4", "S4D legs zoh"])
+def test_classifier_by_steps_is_the_classifier_of_every_prefix(name):
+    model, x = classifier(name).double().eval(), noise(4, 20, 2)
+    y, state = run_by_steps(model, x, model.initial_state(4))
+    for length in (1, 7, 20):
+        assert_close(y[:, length - 1], model(x[:, :length]))
+    assert state.length == 20
+    y, _ = run_by_steps(model, x, model.initial_state(4), rate=2.0)
+    assert_close(y[:, -1], model(x, rate=2.0))
+
+
+@pytest.mark.parametrize("name", ["S4", "S4D legs zoh"])
+def test_a_saved_and_loaded_model_gives_identical_bits(name):
+    model, twin, file = classifier(name), classifier(name, seed=1), io.BytesIO()
+    x = noise(4, 20, 2, dtype=torch.float32)
+    torch.save(model.state_dict(), file)
+    file.seek(0)
+    assert not torch.equal(model.eval()(x), twin.eval()(x))
+    twin.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(model(x), twin(x))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: m(torch.ones(4, 20)), r"x must have shape \(batch, length, 2\).*got \(4, 20\)"),
+        (lambda m: m(torch.ones(4, 0, 2)), r"not be empty; got \(4, 0, 2\)"),
+        (
+            lambda m: m.step(torch.ones(4, 3), m.initial_state(4)),
+            r"x_t must have shape \(batch, 2\)",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_wrong_calls_of_the_classifier(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(classifier())
+
+
+# --- training ------------------------------------------------------------------------------------
+
+
+def rising_or_falling(examples: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw noisy slopes; the label says which are negative, flat, positive."""
+    labels = torch.arange(examples) % 3
+    t = torch.linspace(-1, 1, 30)
+    x = 3 * (labels[:, None] - 1) * t + noise(examples, 30, dtype=torch.float32)
+    return torch.stack([x, 0 * x], -1), labels
+
+
+def train(seed: int, **options) -> tuple[nn.SequenceClassifier, list[dict[str, float]]]:
+    model = classifier()
+    x, labels = rising_or_falling(96)
+    return model, nn.fit(
+        model, x, labels, epochs=8, batch=16, lr=0.01, seed=seed, progress=False, **options
+    )
+
+
+def test_it_learns_and_the_same_seed_gives_the_same_bits():
+    x, labels = rising_or_falling(60)
+    before = torch.random.get_rng_state()
+    model, history = train(0, test=(x, labels))
+    assert len(history) == 8
+    assert history[-1]["loss"] < history[0]["loss"] / 2
+    assert history[-1]["accuracy"] == nn.accuracy(model, x, labels) > 0.9
+    assert not model.training
+    torch.random.set_rng_state(before)
+    again, _ = train(0)
+    other, _ = train(1)
+    weights = [torch.cat([p.flatten() for p in m.parameters()]) for m in (model, again, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_training_leaves_the_generator_as_it_was():
+    model, (x, labels) = classifier(), rising_or_falling(6)
+    before = torch.random.get_rng_state()
+    nn.fit(model, x, labels, epochs=1, progress=False)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_time_scales_learn_slowly_and_do_not_decay(monkeypatch):
+    seen = {}
+
+    class Spy(torch.optim.AdamW):
+        def __init__(self, groups):
+            seen.update({id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]})
+            super().__init__(groups)
+
+    monkeypatch.setattr(torch.optim, "AdamW", Spy)
+    model, _ = train(0)
+    rates = {name: seen[id(p)] for name, p in model.named_parameters()}
+    assert rates["blocks.0.layer.log_dt"] == rates["blocks.1.layer.frequency"] == (0.001, 0.0)
+    assert rates["blocks.0.layer.C"] == rates["encoder.weight"] == (0.01, 0.01)
+
+
+def test_the_bar_shows_the_loss(capsys):
+    x, labels = rising_or_falling(6)
+    nn.fit(classifier(), x, labels, epochs=2, test=(x, labels))
+    bar = capsys.readouterr().err
+    assert "2/2" in bar
+    assert "loss=" in bar
+    assert "accuracy=" in bar
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_it_trains_on_every_device(device):
+    model, (x, labels) = classifier("S4").to(device), rising_or_falling(96)
+    x, labels = x.to(device), labels.to(device)
+    nn.fit(model, x, labels, epochs=8, batch=16, lr=0.01, progress=False)
+    assert nn.accuracy(model, x, labels) > 0.9
+
+
+def test_a_model_without_state_space_layers_trains_too():
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(60, 3))
+    x, labels = rising_or_falling(60)
+    nn.fit(model, x, labels, epochs=40, batch=10, progress=False)
+    assert nn.accuracy(model, x, labels) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": torch.zeros(5)}, "x and labels must hold the same number of examples"),
+        ({"x": torch.zeros(0, 5, 2), "labels": torch.zeros(0)}, "at least one; got shapes"),
+        ({"epochs": 0}, "epochs must be at least 1; got 0"),
+        ({"batch": 0}, "batch must be at least 1; got 0"),
+    ],
+)
+def test_wrong_arguments_of_fit(change, message):
+    x, labels = rising_or_falling(6)
+    with pytest.raises(ValueError, match=message):
+        nn.fit(classifier(), **{"x": x, "labels": labels, "epochs": 1, "progress": False} | change)

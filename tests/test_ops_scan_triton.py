@@ -1,0 +1,140 @@
+"""The Triton kernels: right under the interpreter, and compiled for a GPU that is not there.
+
+A program and time step takes the interpreter about 10 ms, so the problems are small.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("triton runs on Linux x86-64 only", allow_module_level=True)
+
+_spec = importlib.util.spec_from_file_location(
+    "scan_cases", Path(__file__).with_name("test_ops_selective_scan.py")
+)
+cases = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(cases)
+problem, reference, run, gradients = cases.problem, cases.reference, cases.run, cases.gradients
+assert_close, wide = cases.assert_close, cases.wide
+
+
+def check(p, y_tolerance, gradient_tolerance, **options):
+    y, h = run(p, "triton", **options)
+    expected_y, expected_h = reference(**p, **options)
+    assert y.dtype == p["x"].dtype
+    assert_close(y, expected_y, y_tolerance)
+    assert_close(h, expected_h, min(y_tolerance, 1e-6))
+    expected = gradients(wide(p), "torch", **options)
+    for name, value in gradients(p, "triton", **options).items():
+        assert value.dtype == p[name].dtype
+        eps = 0 if value.dtype.itemsize > 2 else torch.finfo(value.dtype).eps
+        assert_close(value, expected[name], gradient_tolerance + eps)
+
+
+@pytest.mark.parametrize(("B", "C"), cases.PAIRS)
+def test_forms_of_B_and_C(B, C):
+    check(problem(2, 9, 4, 3, B=B, C=C, dtype="float32"), 1e-6, 1e-5)
+
+
+@pytest.mark.parametrize("without", ["D", "z", "dt_bias", "h0", "softplus"])
+def test_options_left_out(without):
+    p = problem(1, 9, 4, 3, dtype="float32")
+    p["dt"] = p["dt"].abs()
+    p.pop(without, None)
+    check(p, 1e-6, 1e-5, softplus=without != "softplus")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float64", 1e-13), ("bfloat16", 8e-3), ("float16", 1e-3)]
+)
+def test_types(dtype, tolerance):
+    gradient = 1e-12 if dtype == "float64" else 1e-5
+    check(problem(1, 9, 4, 3, B="group", C="group", dtype=dtype), tolerance, gradient)
+
+
+@pytest.mark.parametrize(
+    ("batch", "length", "channels", "state"),
+    [(1, 1, 1, 1), (2, 2, 3, 5), (1, 8, 17, 8), (1, 17, 2, 16)],
+)
+def test_sizes(batch, length, channels, state):
+    check(problem(batch, length, channels, state, dtype="float32"), 1e-6, 1e-5)
+
+
+def test_any_strides():
+    p = problem(1, 5, 4, 4, B="group", C="group", dtype="float32")
+    strided = {
+        k: v.transpose(1, 2).contiguous().transpose(1, 2) if v.ndim > 2 else v for k, v in p.items()
+    }
+    assert not strided["x"].is_contiguous()
+    check(strided, 1e-6, 1e-5)
+
+
+def test_very_negative_steps_keep_their_digits():
+    """softplus(-12) is 6e-6: 1 + e^v would lose three digits of it."""
+    p = {k: v for k, v in problem(1, 2, 2, 2, dtype="float32").items() if k in "xABC"}
+    p["dt"] = torch.full((1, 2, 2), -12.0)
+    check(p, 1e-6, 1e-5)
+    p["dt"] = torch.full((1, 2, 2), 30.0)
+    check(p, 1e-6, 1e-5)
+
+
+def test_nan_stays_in_its_channel_and_starts_at_its_time():
+    for name in ("x", "dt"):
+        p = problem(1, 9, 18, 4, dtype="float32")
+        p[name][0, 5, 17] = float("nan")
+        y, _ = run(p, "triton")
+        bad = torch.zeros_like(y, dtype=torch.bool)
+        bad[0, 5:, 17] = True
+        assert torch.equal(y.isnan(), bad)
+
+
+def test_the_same_bits_in_every_run():
+    p = problem(1, 9, 18, 3, dtype="float32")
+    first, second = ([*run(p, "triton"), *gradients(p, "triton").values()] for _ in range(2))
+    assert all(map(torch.equal, first, second))
+
+
+def test_second_derivative_is_refused():
+    p = problem(1, 2, 1, 1)
+    x = p["x"].requires_grad_()
+    with pytest.raises(RuntimeError, match=r"'triton' has no second derivative"):
+        torch.autograd.grad(run(p, "triton")[0].sum(), x, create_graph=True)
+
+
+def test_complex_is_refused():
+    with pytest.raises(ValueError, match=r"'triton' takes a real A.*use backend='torch'"):
+        run(problem(complex_A=True), "triton")
+
+
+def test_a_gpu_is_needed(monkeypatch):
+    import triton
+
+    monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
+    with pytest.raises(ValueError, match=r"'triton' needs tensors on a GPU; got cpu"):
+        run(problem(), "triton")
+
+
+def test_compiles_without_a_gpu():
+    """For compute capability 9.0; the forward pass keeps everything in registers."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    script = Path(__file__).with_name("triton_resources.py")
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, check=True, env=environment
+    )
+    used = json.loads(done.stdout)
+    print("\n".join(f"{name}: {resources}" for name, resources in used.items()))
+    for name, resources in used.items():
+        assert resources["local"] == 0
+        if name.startswith("forward"):
+            assert resources["stack"] == 0  # no spill
+            assert resources["registers"] <= 168
+        assert resources["stack"] <= 528

@@ -1,0 +1,402 @@
+"""The selective scan in torch: every backend, option and type against the NumPy reference."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from torch.autograd import gradcheck, gradgradcheck
+
+import ssmlab
+from ssmlab.ops import selective_scan, selective_scan_step
+
+BACKENDS = ["torch", "cpu"]
+FORMS = {
+    "step": lambda batch, length, channels, state: (batch, length, state),
+    "group": lambda batch, length, channels, state: (batch, length, 2, state),
+    "constant": lambda batch, length, channels, state: (channels, state),
+}
+
+PAIRS = [(B, C) for B in FORMS for C in FORMS if {B, C} != {"step", "group"}]  # groups must agree
+
+
+def problem(
+    batch=2, length=7, channels=4, state=3, B="step", C="step", complex_A=False, dtype="float64"
+):
+    """All arguments by name, as tensors; softplus is on."""
+    torch.manual_seed(0)
+    sizes = (batch, length, channels, state)
+    real = getattr(torch, dtype)
+    state_dtype = torch.promote_types(real, torch.float32)
+    state_dtype = state_dtype.to_complex() if complex_A else state_dtype
+
+    def normal(*shape, kind=real):
+        wide = torch.complex128 if kind.is_complex else torch.float64
+        return torch.randn(*shape, dtype=wide).to(kind)
+
+    A = -torch.rand(channels, state, dtype=torch.float64) * 2
+    A = torch.complex(A, torch.randn_like(A)) if complex_A else A
+    return {
+        "x": normal(batch, length, channels),
+        "dt": normal(batch, length, channels),
+        "A": A.to(state_dtype),
+        "B": normal(*FORMS[B](*sizes), kind=state_dtype if complex_A else real),
+        "C": normal(*FORMS[C](*sizes), kind=state_dtype if complex_A else real),
+        "D": normal(channels, kind=torch.promote_types(real, torch.float32)),
+        "z": normal(batch, length, channels),
+        "dt_bias": normal(channels, kind=torch.promote_types(real, torch.float32)),
+        "h0": normal(batch, channels, state, kind=state_dtype),
+    }
+
+
+def reference(x, dt, A, B, C, D=None, z=None, dt_bias=None, h0=None, softplus=True):
+    """The NumPy scan, in float64, of the same numbers."""
+    to = {k: None if v is None else v.to(torch.complex128 if v.is_complex() else torch.float64)
+          for k, v in {"x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D, "z": z,
+                       "bias": dt_bias, "h0": h0}.items()}  # fmt: skip
+    steps = to["dt"] if dt_bias is None else to["dt"] + to["bias"]
+    steps = np.logaddexp(0, steps.numpy()) if softplus else steps.numpy()
+    arrays = [to[k].numpy() for k in "ABC"]
+    D = None if D is None else to["D"].numpy()
+    h0 = None if h0 is None else to["h0"].numpy()
+    y, h = ssmlab.selective_scan(to["x"].numpy(), steps, *arrays, D, h0=h0)
+    gate = 1 if z is None else to["z"].numpy() / (1 + np.exp(-to["z"].numpy()))
+    return torch.tensor(y * gate), torch.tensor(h)
+
+
+def run(p, backend, **options):
+    return selective_scan(
+        **p, **{"softplus": True, "return_last_state": True, "backend": backend} | options
+    )
+
+
+def gradients(p, backend, weights=(1.0, 1.0), **options):
+    """The gradient of a random weighted sum of both results, by name of the argument."""
+    leaves = {k: v.detach().clone().requires_grad_() for k, v in p.items()}
+    y, h = run(leaves, backend, **options)
+    g = torch.Generator().manual_seed(1)
+    wy = torch.randn(y.shape, generator=g).bfloat16().double()  # exact in every type
+    wh = torch.randn(h.shape, generator=g, dtype=torch.complex128)
+    loss = weights[0] * (y.double() * wy).sum()
+    loss = loss + weights[1] * (h * wh.to(torch.complex128)).real.sum()
+    loss.backward()
+    return {k: v.grad for k, v in leaves.items()}
+
+
+def wide(p):
+    return {k: v.to(torch.complex128 if v.is_complex() else torch.float64) for k, v in p.items()}
+
+
+def assert_close(got, expected, tolerance):
+    """Relative to the largest number of the expected tensor."""
+    got = got.to(expected.dtype)
+    assert got.shape == expected.shape
+    error, size = (got - expected).abs().max(), expected.abs().max()
+    assert error <= tolerance * size, f"{error / size:.1e}"
+
+
+@pytest.mark.parametrize("complex_A", [False, True], ids=["real", "complex"])
+@pytest.mark.parametrize(("B", "C"), PAIRS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_against_the_reference(backend, B, C, complex_A):
+    p = problem(B=B, C=C, complex_A=complex_A)
+    y, h = run(p, backend)
+    expected_y, expected_h = reference(**p)
+    assert_close(y, expected_y, 1e-13)
+    assert_close(h, expected_h, 1e-13)
+    p32 = {k: v.to(torch.complex64 if v.is_complex() else torch.float32) for k, v in p.items()}
+    y, h = run(p32, backend)
+    expected_y, expected_h = reference(**p32)
+    assert y.dtype == torch.float32
+    assert_close(y, expected_y, 1e-6)
+    assert_close(h, expected_h, 1e-6)
+
+
+@pytest.mark.parametrize("without", ["D", "z", "dt_bias", "h0", "softplus"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_options_left_out(backend, without):
+    p = problem()
+    p["dt"] = p["dt"].abs()
+    softplus = without != "softplus"
+    p.pop(without, None)
+    y, h = run(p, backend, softplus=softplus)
+    expected_y, expected_h = reference(**p, softplus=softplus)
+    assert_close(y, expected_y, 1e-13)
+    assert_close(h, expected_h, 1e-13)
+
+
+@pytest.mark.parametrize(
+    ("batch", "length", "channels", "state"),
+    [(1, 1, 1, 1), (3, 2, 2, 5), (1, 64, 2, 8), (1, 65, 34, 16), (2, 131, 2, 17), (1, 9, 70, 33)],
+)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_sizes(backend, batch, length, channels, state):
+    """One, odd, around a chunk of 64 and a block of 32; gradients against torch's own."""
+    p = problem(batch, length, channels, state, B="group" if channels > 1 else "step", C="constant")
+    assert_close(run(p, backend)[0], reference(**p)[0], 1e-12)
+    expected = gradients(p, "torch")
+    for name, value in gradients(p, backend).items():
+        assert_close(value, expected[name], 1e-11)
+
+
+@pytest.mark.parametrize("complex_A", [False, True], ids=["real", "complex"])
+@pytest.mark.parametrize("form", FORMS)
+def test_gradients_are_finite_differences(form, complex_A):
+    p = problem(1, 3, 2, 1, B=form, C=form, complex_A=complex_A)
+    names = list(p)
+    values = [p[n].requires_grad_() for n in names]
+
+    def function(*values):
+        return run(dict(zip(names, values, strict=True)), "cpu")
+
+    assert gradcheck(function, values)
+
+
+@pytest.mark.parametrize("complex_A", [False, True], ids=["real", "complex"])
+def test_gradients_in_single_precision(complex_A):
+    p = problem(2, 70, 8, 4, B="group", C="group", complex_A=complex_A, dtype="float32")
+    expected = gradients(wide(p), "torch")
+    for name, value in gradients(p, "cpu").items():
+        assert_close(value, expected[name], 1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_half_precision_rounds_the_result_only(backend, dtype):
+    p = problem(dtype=dtype, length=40)
+    y, h = run(p, backend)
+    expected_y, expected_h = reference(**p)
+    assert y.dtype == p["x"].dtype
+    assert h.dtype == torch.float32
+    assert_close(y, expected_y, torch.finfo(y.dtype).eps)
+    assert_close(h, expected_h, 1e-6)
+    expected = gradients(wide(p), "torch")
+    for name, value in gradients(p, backend).items():
+        assert value.dtype == p[name].dtype
+        assert_close(value, expected[name], 4 * torch.finfo(value.dtype).eps + 1e-5)
+
+
+def test_second_derivative_of_the_loop():
+    p = problem(1, 2, 2, 1)
+    del p["h0"], p["D"]
+    values = [v.requires_grad_() for v in p.values()]
+    assert gradgradcheck(
+        lambda *v: run(dict(zip(p, v, strict=True)), "torch")[0], values, atol=1e-4
+    )
+
+
+def test_second_derivative_of_the_kernel_is_refused():
+    p = problem()
+    x = p["x"].requires_grad_()
+    with pytest.raises(RuntimeError, match=r"no second derivative.*use backend='torch'"):
+        torch.autograd.grad(run(p, "cpu")[0].sum(), x, create_graph=True)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_any_strides(backend):
+    p = problem(2, 9, 6, 4, B="group", C="group")
+    strided = {
+        k: v.transpose(1, 2).contiguous().transpose(1, 2) if v.ndim > 2 else v for k, v in p.items()
+    }
+    wider = {k: torch.cat([v, v], -1)[..., : v.shape[-1]] for k, v in p.items()}
+    expected = run(p, backend)[0]
+    for q in (strided, wider):
+        assert not q["x"].is_contiguous()
+        assert_close(run(q, backend)[0], expected, 1e-13)
+        ours, theirs = gradients(q, backend), gradients(p, backend)
+        for name in p:
+            assert_close(ours[name], theirs[name], 1e-13)
+
+
+def test_conjugate_views_are_read_as_what_they_are():
+    p = problem(complex_A=True)
+    conjugate = p | {k: p[k].conj() for k in "ABC"}
+    solid = p | {k: p[k].conj().resolve_conj() for k in "ABC"}
+    assert_close(run(conjugate, "cpu")[0], run(solid, "torch")[0], 1e-13)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_splitting_gives_the_whole(backend):
+    p = problem(1, 9, 4, 3)
+    whole, last = run(p, backend)
+    timed = ("x", "dt", "B", "C", "z")
+    first = p | {k: p[k][:, :5] for k in timed}
+    second = p | {k: p[k][:, 5:] for k in timed}
+    y1, h = run(first, backend)
+    y2, h = run(second | {"h0": h}, backend)
+    assert_close(torch.cat([y1, y2], 1), whole, 1e-13)
+    assert_close(h, last, 1e-13)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_step_by_step_is_the_whole(backend, form):
+    p = problem(B=form, C=form)
+    whole, last = run(p, backend)
+    h, samples = p["h0"], []
+    for t in range(7):
+        at = {k: p[k][:, t] for k in ("x", "dt", "z")}
+        at |= {k: p[k] if form == "constant" else p[k][:, t : t + 1] for k in "BC"}
+        y, h = selective_scan_step(**p | at | {"h0": h}, softplus=True, backend=backend)
+        samples.append(y)
+    assert_close(torch.stack(samples, 1), whole, 1e-13)
+    assert_close(h, last, 1e-13)
+
+
+def test_a_step_needs_no_gate():
+    p = problem(2, 1, 4, 3)
+    del p["z"]
+    y, _ = selective_scan_step(**p | {k: p[k][:, 0] for k in ("x", "dt")}, backend="torch")
+    assert_close(y, run(p, "torch", softplus=False)[0][:, 0], 1e-15)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_same_bits_in_every_run(threads):
+    """Also for another number of threads."""
+    p = problem(2, 130, 70, 16, dtype="float32")
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        expected = [*run(p, "cpu"), *gradients(p, "cpu").values()]
+        torch.set_num_threads(threads)
+        for _ in range(2):
+            got = [*run(p, "cpu"), *gradients(p, "cpu").values()]
+            assert all(map(torch.equal, got, expected))
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nan_stays_in_its_channel_and_starts_at_its_time(backend):
+    for name in ("x", "dt"):
+        p = problem(1, 70, 34, 4, dtype="float32")
+        p[name][0, 66, 33] = float("nan")
+        y, _ = run(p, backend)
+        bad = torch.zeros_like(y, dtype=torch.bool)
+        bad[0, 66:, 33] = True
+        assert torch.equal(y.isnan(), bad)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("step", [0.0, 1e-7, 200.0])
+@pytest.mark.parametrize("a", [0.0, 1e-3, -1e-3, -100.0])
+def test_extreme_decays(a, step, dtype):
+    """dt A from -20000, where e^z is 0, to 0.2; A may be slightly positive."""
+    p = {k: v for k, v in problem(1, 20, 2, 2, dtype=dtype).items() if k in "xABCD"}
+    p |= {"A": torch.full_like(p["A"], a), "dt": torch.full_like(p["x"], step)}
+    expected, _ = reference(**p, softplus=False)
+    tolerance = 2e-6 if dtype == "float32" else 1e-13
+    assert_close(run(p, "cpu", softplus=False)[0], expected, tolerance)
+    ours, theirs = (gradients(q, b, softplus=False) for q, b in ((p, "cpu"), (wide(p), "torch")))
+    for name in ("x", "B", "C", "A", "dt"):
+        assert ours[name].isfinite().all()
+        scale = theirs[name].abs().max() + 1e-30
+        assert ((ours[name] - theirs[name]).abs().max() <= 10 * tolerance * scale).item()
+
+
+def test_overflow_is_infinite():
+    p = problem(1, 3, 1, 1, dtype="float32")
+    p |= {"A": torch.full((1, 1), 50.0), "dt": torch.full((1, 3, 1), 10.0)}
+    assert not run(p, "cpu", softplus=False)[1].isfinite().any()
+
+
+def test_memory_of_the_gradient_is_that_of_a_few_inputs():
+    """What the kernel keeps: the states at chunks, and parts of the gradients of B and C."""
+    from ssmlab.ops import scan_cpu
+
+    p = problem(1, 4096, 256, 16, dtype="float32")
+    plan = scan_cpu._Plan(p["x"], p["A"], p["B"], p["C"], 16)
+    parts = 2 * plan.parts(p["B"]).numel()
+    saved = 4096 // scan_cpu.T * 256 * 16
+    assert parts + saved <= 2 * p["x"].numel()
+
+
+def test_the_gradient_of_the_loop_costs_linear_time():
+    """No node of the graph makes a tensor of the size of x for one step."""
+    p = problem(1, 50, 2, 2)
+    p["x"].requires_grad_()
+    y, _ = run(p, "torch")
+    seen, stack = set(), [y.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            stack += [f for f, _ in node.next_functions]
+    names = [node.name() for node in seen]
+    assert "UnbindBackward0" in names
+    assert "SelectBackward0" not in names
+
+
+# --- which backend, and what is refused ----------------------------------------------------------
+
+
+def test_auto_takes_the_kernel_on_a_cpu():
+    p = problem(dtype="float32")
+    assert torch.equal(run(p, "auto")[0], run(p, "cpu")[0])
+
+
+def hide(monkeypatch, package):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == package else find(name, *a)
+    )
+
+
+def test_without_numba_auto_takes_the_loop(monkeypatch):
+    hide(monkeypatch, "numba")
+    p = problem(dtype="float32")
+    assert torch.equal(run(p, "auto")[0], run(p, "torch")[0])
+    with pytest.raises(ImportError, match=r"needs numba, which is not.*pip install numba"):
+        run(p, "cpu")
+
+
+def test_without_triton(monkeypatch):
+    hide(monkeypatch, "triton")
+    with pytest.raises(ImportError, match="needs triton, which is not installed"):
+        run(problem(), "triton")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        ({"x": np.ones((2, 7, 4))}, TypeError, "x must be a torch tensor; got ndarray"),
+        ({"x": torch.ones(2, 7, 4, dtype=torch.int64)}, TypeError, "x must be of type float16"),
+        ({"dt": torch.ones(2, 7, 4, device="meta")}, ValueError, "dt must be on the device of x"),
+        ({"dt": torch.ones(2, 7, 1)}, ValueError, r"dt must have shape \(2, 7, 4\)"),
+        ({"z": torch.ones(7, 4)}, ValueError, r"z must have shape \(2, 7, 4\)"),
+        ({"dt_bias": torch.ones(3)}, ValueError, r"dt_bias must have shape \(4,\)"),
+        ({"B": torch.ones(2, 7, 3) * 1j}, TypeError, "B must be real, as A is"),
+        ({"D": torch.ones(4) * 1j}, TypeError, "D must be real"),
+        ({"backend": "cuda"}, ValueError, "backend must be one of"),
+    ],
+)
+def test_a_wrong_argument_is_named(change, error, match, unchecked):
+    with pytest.raises(error, match=match):
+        selective_scan(**problem() | change)
+
+
+def test_the_kernel_needs_tensors_on_the_cpu():
+    p = {k: v.to("meta") for k, v in problem().items()}
+    with pytest.raises(ValueError, match="backend 'cpu' needs tensors on the CPU; got meta"):
+        run(p, "cpu")
+
+
+def test_torch_is_enough():
+    """Importing the front door loads neither numba nor triton."""
+    import subprocess
+
+    code = "import sys, ssmlab.ops; print([m for m in ('numba', 'triton') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_gradients_of_y_alone_and_of_the_state_alone():
+    p = problem()
+    for weights in ((1.0, 0.0), (0.0, 1.0)):
+        expected = gradients(p, "torch", weights)
+        for name, value in gradients(p, "cpu", weights).items():
+            assert_allclose(value, expected[name], rtol=1e-11, atol=1e-12)

@@ -1,0 +1,75 @@
+"""Compile the Triton kernels for compute capability 9.0 with no GPU; print what they use as JSON.
+
+Run by test_ops_scan_triton.py in a process of its own, where triton is not interpreted.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from ssmlab.ops import scan_triton
+
+NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+FORWARD = ["x", "dt", "z", "y", "B", "C"]
+BACKWARD = ["x", "dt", "z", "dy", "dx", "ddt", "dz", "B", "C"]
+
+
+def resources(kernel: str, dtype: torch.dtype, **changes: bool) -> dict[str, int]:
+    """Compile one kernel at state 16 with every option on, as it is launched."""
+    function = getattr(scan_triton, f"{kernel}_kernel")
+    length, channels, state = 64, 2048, 16
+    x = torch.empty(8, length, channels, dtype=dtype)
+    A, B = torch.empty(channels, state), torch.empty(8, length, state, dtype=dtype)
+    call = scan_triton._Call(x, A, B, B, A[:, 0], x, A[:, 0], torch.float32, True)
+    constants = call.options | ({"KEEP": True} if kernel == "forward" else {}) | changes
+    inputs = FORWARD if kernel == "forward" else BACKWARD
+    others = [a for a in function.arg_names if a not in constants]
+    sizes = others.index("length")
+    signature = {}
+    for i, name in enumerate(others):
+        pointer = f"*{NAMES[dtype] if name in inputs else 'fp32'}"
+        signature[name] = pointer if i < sizes else "i32"
+    signature |= dict.fromkeys(constants, "constexpr")
+    units = {a for a in others[sizes:] if a.endswith(("xd", "dd", "yd", "zd", "n"))}
+    signature |= dict.fromkeys(units, "constexpr")
+    attributes = {
+        (function.arg_names.index(a),): [["tt.divisibility", 16]] for a in others if a not in units
+    }
+    compiled = triton.compile(
+        ASTSource(function, signature, constants | dict.fromkeys(units, 1), attributes),
+        target=GPUTarget("cuda", 90, 32),
+        options={"num_warps": scan_triton.WARPS},
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder, "kernel.cubin")
+        cubin.write_bytes(compiled.asm["cubin"])
+        tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+        text = subprocess.run(
+            [tool, "--dump-resource-usage", cubin], capture_output=True, text=True, check=True
+        ).stdout
+    found = dict(re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", text))
+    return {
+        "registers": int(found["REG"]),
+        "stack": int(found["STACK"]),
+        "local": int(found["LOCAL"]),
+        "shared": int(found["SHARED"]),
+        "exponentials": compiled.asm["ptx"].count("ex2.approx"),
+    }
+
+
+if __name__ == "__main__":
+    kernels = [
+        ("forward", torch.float32),
+        ("forward", torch.bfloat16),
+        ("backward", torch.bfloat16),
+    ]
+    print(json.dumps({f"{k} {NAMES[dtype]}": resources(k, dtype) for k, dtype in kernels}))
