@@ -50,14 +50,15 @@ def install_source(url: str) -> str:
         return (
             "from importlib.util import find_spec\n\n"
             'if find_spec("ssmlab") is None:  # on Colab, say\n'
-            f'    %pip install --quiet "ssmlab[book] @ git+{url}"'
+            f'    %pip install --quiet "ssmlab[book,torch] @ git+{url}"'
         )
     return (
         "from importlib.util import find_spec\n\n"
         'if find_spec("ssmlab") is None:\n'
         "    raise ModuleNotFoundError(\n"
         '        "This chapter needs ssmlab, the library of the book. In a clone of the book "\n'
-        "        \"type `pip install -e '.[book]'`; or install the wheel that the built book \"\n"
+        "        \"type `pip install -e '.[book,torch]'`; or install the wheel "
+        'that the built book "\n'
         '        "links on its first page. Then restart the kernel."\n'
         "    )"
     )
