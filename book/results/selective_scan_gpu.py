@@ -36,10 +36,8 @@ TILINGS = [
 TILINGS += [(32, 8, 4), (64, 4, 4), (32, 4, 4), (16, 4, 2)]
 TOLERANCES = {  # of y and of the gradients, relative to the largest
     torch.float64: (1e-12, 1e-11),
-    torch.float32: (
-        5e-6,
-        5e-5,
-    ),  # the GPU's exponential and logarithm are good to 2 units each
+    # Set after a first run had 2.6e-6 in the last state; why it is not smaller is still open.
+    torch.float32: (5e-6, 5e-5),
     torch.bfloat16: (8e-3, 1.6e-2),
     torch.float16: (1e-3, 2e-3),
 }
