@@ -136,5 +136,5 @@ def test_compiles_without_a_gpu():
         assert resources["local"] == 0
         if name.startswith("forward"):
             assert resources["stack"] == 0  # no spill
-            assert resources["registers"] <= 168
-        assert resources["stack"] <= 528
+        assert resources["stack"] <= 400
+        assert resources["shared"] <= 1024

@@ -5,6 +5,7 @@ Run by test_ops_scan_triton.py in a process of its own, where triton is not inte
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import subprocess
@@ -19,25 +20,22 @@ from triton.compiler import ASTSource
 from ssmlab.ops import scan_triton
 
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
-FORWARD = ["x", "dt", "z", "y", "B", "C"]
-BACKWARD = ["x", "dt", "z", "dy", "dx", "ddt", "dz", "B", "C"]
+SIGNALS = ["x", "dt", "z", "y", "dy", "dx", "ddt", "dz", "B", "C"]
 
 
-def resources(kernel: str, dtype: torch.dtype, **changes: bool) -> dict[str, int]:
+def resources(name: str, dtype: torch.dtype, **options: bool) -> dict[str, int]:
     """Compile one kernel at state 16 with every option on, as it is launched."""
-    function = getattr(scan_triton, f"{kernel}_kernel")
     length, channels, state = 64, 2048, 16
     x = torch.empty(8, length, channels, dtype=dtype)
     A, B = torch.empty(channels, state), torch.empty(8, length, state, dtype=dtype)
     call = scan_triton._Call(x, A, B, B, A[:, 0], x, A[:, 0], torch.float32, True)
-    constants = call.options | ({"KEEP": True} if kernel == "forward" else {}) | changes
-    inputs = FORWARD if kernel == "forward" else BACKWARD
+    function, constants = call.kernel(name, **options)
     others = [a for a in function.arg_names if a not in constants]
     sizes = others.index("length")
     signature = {}
-    for i, name in enumerate(others):
-        pointer = f"*{NAMES[dtype] if name in inputs else 'fp32'}"
-        signature[name] = pointer if i < sizes else "i32"
+    for i, argument in enumerate(others):
+        pointer = f"*{NAMES[dtype] if argument in SIGNALS else 'fp32'}"
+        signature[argument] = pointer if i < sizes else "i32"
     signature |= dict.fromkeys(constants, "constexpr")
     units = {a for a in others[sizes:] if a.endswith(("xd", "dd", "yd", "zd", "n"))}
     signature |= dict.fromkeys(units, "constexpr")
@@ -47,7 +45,7 @@ def resources(kernel: str, dtype: torch.dtype, **changes: bool) -> dict[str, int
     compiled = triton.compile(
         ASTSource(function, signature, constants | dict.fromkeys(units, 1), attributes),
         target=GPUTarget("cuda", 90, 32),
-        options={"num_warps": scan_triton.WARPS},
+        options={"num_warps": 1},
     )
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder, "kernel.cubin")
@@ -67,9 +65,10 @@ def resources(kernel: str, dtype: torch.dtype, **changes: bool) -> dict[str, int
 
 
 if __name__ == "__main__":
-    kernels = [
-        ("forward", torch.float32),
-        ("forward", torch.bfloat16),
-        ("backward", torch.bfloat16),
-    ]
-    print(json.dumps({f"{k} {NAMES[dtype]}": resources(k, dtype) for k, dtype in kernels}))
+    used = {}
+    for name, dtype in itertools.product(("forward", "channels", "states"), NAMES):
+        for keep in (False, True) if name == "forward" else (None,):
+            options = {} if keep is None else {"KEEP": keep}
+            label = f"{name}{' and keep' * bool(keep)} {NAMES[dtype]}"
+            used[label] = resources(name, dtype, **options)
+    print(json.dumps(used))

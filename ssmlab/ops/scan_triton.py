@@ -1,11 +1,17 @@
-r"""The selective scan as a Triton kernel: one program for a tile of channels, time a loop.
+r"""The selective scan as Triton kernels: one warp for a tile of channels, time a loop over chunks.
 
-The state ``h[channels, state]`` of a program lives in registers; bias, softplus, direct path and
-gate are fused in, so that x, dt, z and y pass through memory once. The loads of ``STEPS`` steps are
-issued before the first is used, because a load takes hundreds of cycles to come. The forward pass
-keeps the state at every ``STEPS`` steps; the backward pass recomputes the states in between. Each
-program writes its own part of the gradients of B and C, and torch sums the parts: no atomic
-additions, so the same bits in every run. Derived in chapter 13.
+Every kernel works on blocks with four axes: ``(step, own, channel, share)``. Thirty-two threads lie
+along ``channel`` and ``share``: a few neighbouring threads *share* a channel, and each *owns* the
+rest of its states. So the steps of a chunk and a part of the state lie in registers of one thread.
+There a sum, a scan or the choice of one step costs no traffic, and a sum over the threads that
+share is a shuffle or two. What belongs to a channel only (x, dt, y, softplus) is computed once, in
+blocks ``(step, channel)``, and then spread. The next chunk is loaded while this one is computed.
+
+The forward kernel keeps the state before every chunk; the backward kernels start from it and
+recompute the rest. One of them has the gradients that belong to a channel; the other, with more
+threads along the state and fewer along the channels, those of B and C, which are sums over
+channels. Each program writes its own part of these, and torch adds the parts: no atomic additions,
+so the same bits in every run. Derived in chapter 13.
 
 With ``TRITON_INTERPRET=1`` in the environment before triton is imported, the kernels run on a CPU,
 slowly: a way to test and to step through them.
@@ -23,9 +29,10 @@ from torch import Tensor
 from ssmlab._typing import Float, Inexact
 from ssmlab.ops.scan_torch import refuse_second_derivative
 
-CHANNELS = 16  # channels a program
-STEPS = 8  # steps a chunk
-WARPS = 1
+CHANNELS = 16  # channels a program; half if there are too few programs to fill a large GPU
+FULL = 1024  # programs that fill it
+STEPS = 8  # steps a chunk, and between two states that are kept
+SHARE = {"forward": 2, "channels": 2, "states": 8}  # threads that share a channel, by kernel
 LOG2E = tl.constexpr(1.4426950408889634)
 
 
@@ -56,7 +63,9 @@ def scan(
     y, h : Tensor
         The outputs in the type of x, the last state in ``dtype``.
     """
-    return _Scan.apply(x, dt, A, B, C, D, z, dt_bias, h0.to(dtype), softplus)
+    tensors = (x, dt, A, B, C, D, z, dt_bias, h0.to(dtype))
+    keep = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in tensors)
+    return _Scan.apply(*tensors, softplus, keep)
 
 
 def check(device: torch.device, is_complex: bool) -> None:
@@ -81,12 +90,12 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
-        x, dt, A, B, C, D, z, bias, h0, softplus = arguments
+        x, dt, A, B, C, D, z, bias, h0, softplus, keep = arguments
         call = _Call(x, A, B, C, D, z, bias, h0.dtype, softplus)
-        keep = any(ctx.needs_input_grad)
         y, h = torch.empty_like(x), torch.empty_like(h0, memory_format=torch.contiguous_format)
+        x, dt, z = (_laid_out_as(y, v) for v in (x, dt, z))
         saved = h.new_empty(len(x), call.chunks if keep else 0, *A.shape)
-        call.run(forward_kernel, [x, dt, z, y], [B, C], [A, D, bias, h0, h, saved], KEEP=keep)
+        call.run("forward", [x, dt, z, y], [B, C], [A, D, bias, h0, h, saved], KEEP=keep)
         ctx.save_for_backward(x, dt, A, B, C, D, z, bias, saved)
         ctx.call = call
         return y, h
@@ -96,17 +105,15 @@ class _Scan(torch.autograd.Function):
         refuse_second_derivative("triton")
         x, dt, A, B, C, D, z, bias, saved = ctx.saved_tensors
         call = ctx.call
-        dx, ddt = torch.empty_like(x), torch.empty_like(dt)
+        dx, ddt, dy = torch.empty_like(x), torch.empty_like(dt), _laid_out_as(x, dy)
         dz = None if z is None else torch.empty_like(z)
         dB, dC = call.parts(B), call.parts(C)
         dA, dh0 = saved.new_empty(len(x), *A.shape), saved.new_empty(len(x), *A.shape)
         dD, dbias = saved.new_empty(2, *dA.shape[:2])
-        call.run(
-            backward_kernel,
-            [x, dt, z, dy, dx, ddt, dz],
-            [B, C],
-            [A, D, bias, saved, dh, dA, dB, dC, dD, dbias, dh0],
-        )
+        signals, fixed = [x, dt, z, dy], [A, D, bias, saved, dh]
+        call.run("channels", [*signals, dx, ddt, dz], [B, C], [*fixed, dA, dB, dC, dD, dbias, dh0])
+        if B.ndim > 2 or C.ndim > 2:
+            call.run("states", signals, [B, C], [A, bias, saved, dh, dB, dC])
         return (
             dx,
             ddt,
@@ -117,6 +124,7 @@ class _Scan(torch.autograd.Function):
             dz,
             None if bias is None else dbias.sum(0).to(bias.dtype),
             dh0,
+            None,
             None,
         )
 
@@ -139,7 +147,8 @@ class _Call:
         self.batch, self.length, self.channels = x.shape
         self.groups = next((M.shape[2] for M in (B, C) if M.ndim == 4), 1)
         self.width = self.channels // self.groups  # channels a group
-        tile = min(CHANNELS, triton.next_power_of_2(self.width))
+        full = self.batch * self.channels >= FULL * CHANNELS
+        tile = min(CHANNELS if full else CHANNELS // 2, triton.next_power_of_2(self.width))
         self.tiles = triton.cdiv(self.width, tile)  # programs a group
         self.chunks = triton.cdiv(self.length, STEPS)
         self.options = {
@@ -171,21 +180,34 @@ class _Call:
 
     def run(
         self,
-        kernel: Any,
-        signals: list[Tensor | None],
+        name: str,
+        signals: list[Any],
         per_step: list[Tensor],
         others: list[Tensor | None],
-        **options: Any,
+        **options: bool,
     ) -> None:
         """Launch a kernel: one program for each sequence and tile of channels of a group."""
-        strides = [s for v in signals for s in ((0, 0, 0) if v is None else v.stride())]
-        strides += [s for M in per_step for s in _strides(M)]
+        kernel, constants = self.kernel(name, **options)
+        strides = [*signals[0].stride(), *(s for M in per_step for s in _strides(M))]
         others = [None if v is None else v.contiguous() for v in others]
         sizes = (self.length, self.channels, self.width, self.tiles)
         kernel[(self.groups * self.tiles, self.batch)](
-            *signals, *per_step, *others, *sizes, *strides, **self.options, **options,
-            num_warps=WARPS,
-        )  # fmt: skip
+            *signals, *per_step, *others, *sizes, *strides, **constants, num_warps=1
+        )
+
+    def kernel(self, name: str, **options: Any) -> tuple[Any, dict[str, Any]]:
+        """Look up a kernel and what it is compiled for."""
+        kernel = {"forward": forward_kernel, "channels": channels_kernel, "states": states_kernel}
+        options |= self.options
+        options["SHARE"] = min(SHARE[name], options["LANES"])
+        return kernel[name], {k: v for k, v in options.items() if k in kernel[name].arg_names}
+
+
+def _laid_out_as(model: Tensor, v: Any) -> Any:
+    """Copy a signal if its strides are not those of the model."""
+    if v is None or v.stride() == model.stride():
+        return v
+    return torch.empty_like(model, dtype=v.dtype).copy_(v)
 
 
 def _strides(M: Tensor) -> tuple[int, ...]:
@@ -194,18 +216,75 @@ def _strides(M: Tensor) -> tuple[int, ...]:
     return {2: (0, 0, *s), 3: (s[0], s[1 % len(s)], 0, s[-1]), 4: s}[M.ndim]
 
 
-# ruff: noqa: RUF005 - Triton joins tuples by + only
-# --- the kernels ---------------------------------------------------------------------------------
+# --- blocks --------------------------------------------------------------------------------------
 
 
 @no_type_check
 @triton.jit
-def softplus_of(v):
-    """ln(1 + e^v), linear above 20 as torch has it, without loss for very negative v."""
-    e = tl.exp(tl.minimum(v, 20.0))
-    w = 1.0 + e
-    near = tl.where(w == 1.0, e, tl.log(w) * (e / tl.where(w == 1.0, 1.0, w - 1.0)))
-    return tl.where(v <= 20.0, near, v)
+def load(p, offsets, ok, TYPE: tl.constexpr):
+    """A block of memory, in the type to compute in; 0 where it is not ok."""
+    return tl.load(p + offsets, mask=ok, other=0.0).to(TYPE)
+
+
+@no_type_check
+@triton.jit
+def spread(block, STEPS: tl.constexpr):
+    """The same (own, channel, share) in every step."""
+    return tl.broadcast_to(block[None], (STEPS, block.shape[0], block.shape[1], block.shape[2]))
+
+
+@no_type_check
+@triton.jit
+def spread_steps(block, OWN: tl.constexpr, SHARE: tl.constexpr):
+    """The same (step, channel) in every state."""
+    return tl.broadcast_to(block[:, None, :, None], (block.shape[0], OWN, block.shape[1], SHARE))
+
+
+@no_type_check
+@triton.jit
+def at(block, t, i):
+    """Choose step i of a block. The steps lie in registers, and adding -0 is no work."""
+    nothing = tl.zeros([1, 1, 1, 1], block.dtype) * -1.0
+    return tl.sum(tl.where(t == i, block, nothing), 0)
+
+
+@no_type_check
+@triton.jit
+def put(block, t, i, value):
+    """Replace step i of a block: no work either."""
+    return tl.where(t == i, value[None], block)
+
+
+@no_type_check
+@triton.jit
+def over_state(block):
+    """Sum over what a thread owns, then over the threads that share: (step, channel) is left."""
+    return tl.sum(tl.sum(block, 1), 2)
+
+
+@no_type_check
+@triton.jit
+def softplus_of(v, TYPE: tl.constexpr):
+    """ln(1 + e^v) = max(v, 0) + ln(1 + w) with w = e^-|v|.
+
+    The fast logarithm of a GPU has few right digits near ln 1 = 0. So, in float32, ln(1 + w) is w
+    times a polynomial, right to 3e-8 on [0, 1], which also leaves the unit that takes exponentials
+    alone.
+    """
+    w = tl.exp2(-tl.abs(v) * LOG2E)
+    if TYPE == tl.float64:  # noqa: SIM300 - a constant of the compilation
+        u = 1.0 + w
+        near = tl.where(u == 1.0, w, tl.log(u) * (w / tl.where(u == 1.0, 1.0, u - 1.0)))
+    else:
+        p = tl.fma(w, 0.005232676398009062, -0.029505165293812752)
+        p = tl.fma(w, p, 0.07822582870721817)
+        p = tl.fma(w, p, -0.13663235306739807)
+        p = tl.fma(w, p, 0.19106002151966095)
+        p = tl.fma(w, p, -0.2484298050403595)
+        p = tl.fma(w, p, 0.3331909775733948)
+        p = tl.fma(w, p, -0.4999949336051941)
+        near = tl.fma(w, p, 0.9999999403953552) * w
+    return tl.maximum(v, 0.0) + near
 
 
 @no_type_check
@@ -215,205 +294,356 @@ def sigmoid_of(v):
     return 1.0 / (1.0 + tl.exp(-v))
 
 
+# --- the kernels ---------------------------------------------------------------------------------
+
+
 @no_type_check
 @triton.jit
 def forward_kernel(
     x, dt, z, y, B, C, A, D, bias, h0, last, saved,
     length, channels, width, tiles,
-    xb, xt, xd, db, dt_, dd, zb, zt, zd, yb, yt, yd, Bb, Bt, Bg, Bn, Cb, Ct, Cg, Cn,
+    xb, xt, xd, Bb, Bt, Bg, Bn, Cb, Ct, Cg, Cn,
     STATE: tl.constexpr, LANES: tl.constexpr, TILE: tl.constexpr, STEPS: tl.constexpr,
-    STEP_B: tl.constexpr, STEP_C: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr,
-    HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr, TYPE: tl.constexpr, KEEP: tl.constexpr,
+    SHARE: tl.constexpr, STEP_B: tl.constexpr, STEP_C: tl.constexpr, HAS_D: tl.constexpr,
+    HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr, TYPE: tl.constexpr,
+    KEEP: tl.constexpr,
 ):  # fmt: skip
     """Run one tile of channels through all of time."""
     b = tl.program_id(1).to(tl.int64)
     group, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
-    j, n = tile * TILE + tl.arange(0, TILE), tl.arange(0, LANES)
-    d, ok_d, ok_n = group * width + j, j < width, n < STATE
-    ok_dn = ok_d[:, None] & ok_n[None, :]
-    dn = d[:, None] * STATE + n[None, :]
-    rates = tl.load(A + dn, mask=ok_dn, other=0.0).to(TYPE) * LOG2E
-    h = tl.load(h0 + b * channels * STATE + dn, mask=ok_dn, other=0.0).to(TYPE)
+    j, t = tile * TILE + tl.arange(0, TILE), tl.arange(0, STEPS)
+    n = tl.arange(0, LANES // SHARE)[:, None] * SHARE + tl.arange(0, SHARE)[None, :]
+    d, step = group * width + j, t[:, None, None, None]
+    ok_d, ok_n = (j < width)[None, :], (n < STATE)[None]
+    ok_dn = (j < width)[None, :, None] & (n < STATE)[:, None, :]
+    dn = d[None, :, None] * STATE + n[:, None, :]
+    bdn = b * channels * STATE + dn
+    # What stays the same in every step.
+    rates = load(A, dn, ok_dn, TYPE) * LOG2E
     if HAS_D:
-        D_d = tl.load(D + d, mask=ok_d, other=0.0).to(TYPE)
+        D_d = load(D, d[None, :], ok_d, TYPE)
     if HAS_BIAS:
-        bias_d = tl.load(bias + d, mask=ok_d, other=0.0).to(TYPE)
-    x += b * xb + d * xd
-    dt += b * db + d * dd
-    y += b * yb + d * yd
+        bias_d = load(bias, d[None, :], ok_d, TYPE)
+    if not STEP_B:
+        B_4 = load(B, d[None, :, None] * Bg + n[:, None, :] * Bn, ok_dn, TYPE)[None]
+    if not STEP_C:
+        C_4 = load(C, d[None, :, None] * Cg + n[:, None, :] * Cn, ok_dn, TYPE)[None]
+    # Load the first chunk.
+    at_x = t[:, None] * xt + d[None, :] * xd
+    at_B, at_C = t[:, None, None] * Bt + n[None] * Bn, t[:, None, None] * Ct + n[None] * Cn
+    x, dt, y = x + b * xb, dt + b * xb, y + b * xb
+    next_x = load(x, at_x, (t < length)[:, None] & ok_d, TYPE)
+    next_dt = load(dt, at_x, (t < length)[:, None] & ok_d, TYPE)
     if HAS_Z:
-        z += b * zb + d * zd
+        z += b * xb
+        next_z = load(z, at_x, (t < length)[:, None] & ok_d, TYPE)
     if STEP_B:
-        B += b * Bb + group * Bg + n * Bn
-    else:
-        B_c = tl.load(B + d[:, None] * Bg + n[None, :] * Bn, mask=ok_dn, other=0.0).to(TYPE)
+        B += b * Bb + group * Bg
+        next_B = load(B, at_B, (t < length)[:, None, None] & ok_n, TYPE)
     if STEP_C:
-        C += b * Cb + group * Cg + n * Cn
-    else:
-        C_c = tl.load(C + d[:, None] * Cg + n[None, :] * Cn, mask=ok_dn, other=0.0).to(TYPE)
+        C += b * Cb + group * Cg
+        next_C = load(C, at_C, (t < length)[:, None, None] & ok_n, TYPE)
+    hs = spread(load(h0, bdn, ok_dn, TYPE), STEPS)
     chunks = tl.cdiv(length, STEPS)
     for c in range(chunks):
         if KEEP:
-            tl.store(saved + (b * chunks + c) * channels * STATE + dn, h, mask=ok_dn)
-        xs = ()
-        dts = ()
-        zs = ()
-        Bs = ()
-        Cs = ()
+            here = saved + (b * chunks + c) * channels * STATE
+            tl.store(here + dn, at(hs, step, STEPS - 1), mask=ok_dn)
+        ok = (c * STEPS + t < length)[:, None] & ok_d
+        x_c = next_x
+        raw = next_dt + bias_d if HAS_BIAS else next_dt
+        dt_c = softplus_of(raw, TYPE) if SOFTPLUS else raw
+        dt_c = tl.where(ok, dt_c, 0.0)  # past the end the state stays
+        a = tl.exp2(dt_c[:, None, :, None] * rates[None])
+        if STEP_B:
+            B_4 = next_B[:, :, None, :]
+        if STEP_C:
+            C_4 = next_C[:, :, None, :]
+        u = (dt_c * x_c)[:, None, :, None] * B_4
+        if HAS_Z:
+            z_c = next_z
+        # Load the next chunk while this one is computed.
+        x, dt, y_c, y = x + STEPS * xt, dt + STEPS * xt, y, y + STEPS * xt
+        more = c * STEPS + STEPS + t < length
+        next_x = load(x, at_x, more[:, None] & ok_d, TYPE)
+        next_dt = load(dt, at_x, more[:, None] & ok_d, TYPE)
+        if HAS_Z:
+            z += STEPS * xt
+            next_z = load(z, at_x, more[:, None] & ok_d, TYPE)
+        if STEP_B:
+            B += STEPS * Bt
+            next_B = load(B, at_B, more[:, None, None] & ok_n, TYPE)
+        if STEP_C:
+            C += STEPS * Ct
+            next_C = load(C, at_C, more[:, None, None] & ok_n, TYPE)
+        # The recurrence, one step after the other, in registers.
+        h = at(hs, step, STEPS - 1)
         for i in tl.static_range(STEPS):
-            t = c * STEPS + i
-            ok = t < length
-            xs = xs + (tl.load(x + t * xt, mask=ok_d & ok, other=0.0).to(TYPE),)
-            dts = dts + (tl.load(dt + t * dt_, mask=ok_d & ok, other=0.0).to(TYPE),)
-            if HAS_Z:
-                zs = zs + (tl.load(z + t * zt, mask=ok_d & ok, other=0.0).to(TYPE),)
-            if STEP_B:
-                Bs = Bs + (tl.load(B + t * Bt, mask=ok_n & ok, other=0.0).to(TYPE)[None, :],)
-            else:
-                Bs = Bs + (B_c,)
-            if STEP_C:
-                Cs = Cs + (tl.load(C + t * Ct, mask=ok_n & ok, other=0.0).to(TYPE)[None, :],)
-            else:
-                Cs = Cs + (C_c,)
-        for i in tl.static_range(STEPS):
-            t = c * STEPS + i
-            ok = t < length
-            step = dts[i] + bias_d if HAS_BIAS else dts[i]
-            step = softplus_of(step) if SOFTPLUS else step
-            step = tl.where(ok, step, 0.0)  # past the end: the state stays
-            h = tl.exp2(step[:, None] * rates) * h + (step * xs[i])[:, None] * Bs[i]
-            out = tl.sum(h * Cs[i], axis=1)
-            if HAS_D:
-                out += D_d * xs[i]
-            if HAS_Z:
-                out *= zs[i] * sigmoid_of(zs[i])
-            tl.store(y + t * yt, out, mask=ok_d & ok)
-    tl.store(last + b * channels * STATE + dn, h, mask=ok_dn)
+            h = at(a, step, i) * h + at(u, step, i)
+            hs = put(hs, step, i, h)
+        out = over_state(hs * C_4)
+        if HAS_D:
+            out += D_d * x_c
+        if HAS_Z:
+            out *= z_c * sigmoid_of(z_c)
+        tl.store(y_c + at_x, out, mask=ok)
+    tl.store(last + bdn, at(hs, step, STEPS - 1), mask=ok_dn)
 
 
 @no_type_check
 @triton.jit
-def backward_kernel(
+def channels_kernel(
     x, dt, z, dy, dx, ddt, dz, B, C, A, D, bias, saved, dlast, dA, dB, dC, dD, dbias, dh0,
     length, channels, width, tiles,
-    xb, xt, xd, db, dt_, dd, zb, zt, zd, yb, yt, yd,
-    dxb, dxt, dxd, ddb, ddt_, ddd, dzb, dzt, dzd, Bb, Bt, Bg, Bn, Cb, Ct, Cg, Cn,
+    xb, xt, xd, Bb, Bt, Bg, Bn, Cb, Ct, Cg, Cn,
     STATE: tl.constexpr, LANES: tl.constexpr, TILE: tl.constexpr, STEPS: tl.constexpr,
-    STEP_B: tl.constexpr, STEP_C: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr,
-    HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr, TYPE: tl.constexpr,
+    SHARE: tl.constexpr, STEP_B: tl.constexpr, STEP_C: tl.constexpr, HAS_D: tl.constexpr,
+    HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr, TYPE: tl.constexpr,
 ):  # fmt: skip
-    """Run one tile of channels back through time; g is the gradient of the state."""
+    """Run one tile of channels back through time: the gradients that belong to a channel.
+
+    g is the gradient of the state h_t, and w = a_t g that of h_{t-1}.
+    """
+    b = tl.program_id(1).to(tl.int64)
+    group, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
+    j, t = tile * TILE + tl.arange(0, TILE), tl.arange(0, STEPS)
+    n = tl.arange(0, LANES // SHARE)[:, None] * SHARE + tl.arange(0, SHARE)[None, :]
+    d, step = group * width + j, t[:, None, None, None]
+    ok_d, ok_n = (j < width)[None, :], (n < STATE)[None]
+    ok_dn = (j < width)[None, :, None] & (n < STATE)[:, None, :]
+    dn = d[None, :, None] * STATE + n[:, None, :]
+    bdn = b * channels * STATE + dn
+    # What stays the same in every step, and the sums over time.
+    A_d = at(spread(load(A, dn, ok_dn, TYPE), STEPS), step, 0)
+    rates = A_d * LOG2E
+    dA_d = tl.zeros([LANES // SHARE, TILE, SHARE], TYPE)
+    if HAS_D:
+        D_d = load(D, d[None, :], ok_d, TYPE)
+        dD_d = tl.zeros([STEPS, TILE], TYPE)
+    if HAS_BIAS:
+        bias_d = load(bias, d[None, :], ok_d, TYPE)
+        dbias_d = tl.zeros([STEPS, TILE], TYPE)
+    if not STEP_B:
+        B_4 = load(B, d[None, :, None] * Bg + n[:, None, :] * Bn, ok_dn, TYPE)[None]
+        dB_d = tl.zeros([LANES // SHARE, TILE, SHARE], TYPE)
+    if not STEP_C:
+        C_4 = load(C, d[None, :, None] * Cg + n[:, None, :] * Cn, ok_dn, TYPE)[None]
+        dC_d = tl.zeros([LANES // SHARE, TILE, SHARE], TYPE)
+    # Load the last chunk.
+    chunks = tl.cdiv(length, STEPS)
+    start = b * 0 + (chunks - 1) * STEPS
+    at_x = t[:, None] * xt + d[None, :] * xd
+    at_B, at_C = t[:, None, None] * Bt + n[None] * Bn, t[:, None, None] * Ct + n[None] * Cn
+    x, dt, dy = x + b * xb + start * xt, dt + b * xb + start * xt, dy + b * xb + start * xt
+    dx, ddt = dx + b * xb + start * xt, ddt + b * xb + start * xt
+    saved += (b * chunks + chunks - 1) * channels * STATE
+    more = start + t < length
+    next_x = load(x, at_x, more[:, None] & ok_d, TYPE)
+    next_dt = load(dt, at_x, more[:, None] & ok_d, TYPE)
+    next_dy = load(dy, at_x, more[:, None] & ok_d, TYPE)
+    next_h = load(saved, dn, ok_dn, TYPE)
+    if HAS_Z:
+        z, dz = z + b * xb + start * xt, dz + b * xb + start * xt
+        next_z = load(z, at_x, more[:, None] & ok_d, TYPE)
+    if STEP_B:
+        B += b * Bb + group * Bg + start * Bt
+        next_B = load(B, at_B, more[:, None, None] & ok_n, TYPE)
+    if STEP_C:
+        C += b * Cb + group * Cg + start * Ct
+        next_C = load(C, at_C, more[:, None, None] & ok_n, TYPE)
+    ws = spread(load(dlast, bdn, ok_dn, TYPE), STEPS)
+    for k in range(chunks):
+        c = chunks - 1 - k
+        ok = (c * STEPS + t < length)[:, None] & ok_d
+        x_c, dy_c, h_c = next_x, next_dy, next_h
+        raw = next_dt + bias_d if HAS_BIAS else next_dt
+        if HAS_Z:
+            z_c = next_z
+        if STEP_B:
+            B_4 = next_B[:, :, None, :]
+        if STEP_C:
+            C_4 = next_C[:, :, None, :]
+        # Load the chunk before this one.
+        more = t < c * STEPS
+        x, dt, dy = x - STEPS * xt, dt - STEPS * xt, dy - STEPS * xt
+        saved -= channels * STATE
+        next_x = load(x, at_x, more[:, None] & ok_d, TYPE)
+        next_dt = load(dt, at_x, more[:, None] & ok_d, TYPE)
+        next_dy = load(dy, at_x, more[:, None] & ok_d, TYPE)
+        next_h = load(saved, dn, ok_dn & (c > 0), TYPE)
+        if HAS_Z:
+            z -= STEPS * xt
+            next_z = load(z, at_x, more[:, None] & ok_d, TYPE)
+        if STEP_B:
+            B -= STEPS * Bt
+            next_B = load(B, at_B, more[:, None, None] & ok_n, TYPE)
+        if STEP_C:
+            C -= STEPS * Ct
+            next_C = load(C, at_C, more[:, None, None] & ok_n, TYPE)
+        # The states again, from the one that was kept.
+        dt_c = softplus_of(raw, TYPE) if SOFTPLUS else raw
+        dt_c = tl.where(ok, dt_c, 0.0)
+        force = dt_c * x_c
+        dt_4 = spread_steps(dt_c, LANES // SHARE, SHARE)
+        u = force[:, None, :, None] * B_4
+        a, before, hs = dt_4, u, u
+        h = at(spread(h_c, STEPS), step, 0)
+        for i in tl.static_range(STEPS):
+            a_i = tl.exp2(at(dt_4, step, i) * rates)
+            a, before = put(a, step, i, a_i), put(before, step, i, h)
+            h = a_i * h + at(u, step, i)
+            hs = put(hs, step, i, h)
+        gated = dy_c
+        if HAS_Z:
+            s = sigmoid_of(z_c)
+            out = over_state(hs * C_4)
+            if HAS_D:
+                out += D_d * x_c
+            tl.store(dz + at_x, dy_c * out * s * (1.0 + z_c * (1.0 - s)), mask=ok)
+            dz -= STEPS * xt
+            gated = dy_c * z_c * s
+        # Back through the chunk.
+        gs = gated[:, None, :, None] * C_4
+        g = at(ws, step, 0)
+        for i in tl.static_range(STEPS - 1, -1, -1):
+            g += at(gs, step, i)
+            gs = put(gs, step, i, g)
+            g *= at(a, step, i)
+            ws = put(ws, step, i, g)
+        if not STEP_B:
+            dB_d += tl.sum(gs * force[:, None, :, None], 0)
+        if not STEP_C:
+            dC_d += tl.sum(hs * gated[:, None, :, None], 0)
+        dforce = over_state(gs * B_4)
+        drate = ws * before
+        dA_d += tl.sum(drate * dt_4, 0)
+        dstep = over_state(drate * A_d[None]) + dforce * x_c
+        if SOFTPLUS:
+            dstep *= tl.exp2((raw - dt_c) * LOG2E)  # the sigmoid of raw
+        dx_c = dforce * dt_c
+        if HAS_D:
+            dx_c += D_d * gated
+            dD_d += gated * x_c
+        if HAS_BIAS:
+            dbias_d += tl.where(ok, dstep, 0.0)
+        tl.store(dx + at_x, dx_c, mask=ok)
+        tl.store(ddt + at_x, dstep, mask=ok)
+        dx, ddt = dx - STEPS * xt, ddt - STEPS * xt
+    tl.store(dA + bdn, dA_d, mask=ok_dn)
+    tl.store(dh0 + bdn, at(ws, step, 0), mask=ok_dn)
+    if HAS_D:
+        tl.store(dD + b * channels + d, tl.sum(dD_d, 0), mask=j < width)
+    if HAS_BIAS:
+        tl.store(dbias + b * channels + d, tl.sum(dbias_d, 0), mask=j < width)
+    if not STEP_B:
+        tl.store(dB + bdn, dB_d, mask=ok_dn)
+    if not STEP_C:
+        tl.store(dC + bdn, dC_d, mask=ok_dn)
+
+
+@no_type_check
+@triton.jit
+def states_kernel(
+    x, dt, z, dy, B, C, A, bias, saved, dlast, dB, dC,
+    length, channels, width, tiles,
+    xb, xt, xd, Bb, Bt, Bg, Bn, Cb, Ct, Cg, Cn,
+    STATE: tl.constexpr, LANES: tl.constexpr, TILE: tl.constexpr, STEPS: tl.constexpr,
+    SHARE: tl.constexpr, STEP_B: tl.constexpr, STEP_C: tl.constexpr,
+    HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr, TYPE: tl.constexpr,
+):  # fmt: skip
+    """Run one tile of channels back through time: its part of the gradients of B_t and C_t."""
     b = tl.program_id(1).to(tl.int64)
     program, programs = tl.program_id(0), tl.num_programs(0)
     group, tile = program // tiles, program % tiles
-    j, n = tile * TILE + tl.arange(0, TILE), tl.arange(0, LANES)
-    d, ok_d, ok_n = group * width + j, j < width, n < STATE
-    ok_dn = ok_d[:, None] & ok_n[None, :]
-    dn = d[:, None] * STATE + n[None, :]
-    bdn = b * channels * STATE + dn
-    A_d = tl.load(A + dn, mask=ok_dn, other=0.0).to(TYPE)
-    rates = A_d * LOG2E
-    g = tl.load(dlast + bdn, mask=ok_dn, other=0.0).to(TYPE)
-    dA_d = tl.zeros([TILE, LANES], TYPE)
-    dD_d = tl.zeros([TILE], TYPE)
-    dbias_d = tl.zeros([TILE], TYPE)
-    if HAS_D:
-        D_d = tl.load(D + d, mask=ok_d, other=0.0).to(TYPE)
+    j, t = tile * TILE + tl.arange(0, TILE), tl.arange(0, STEPS)
+    n = tl.arange(0, LANES // SHARE)[:, None] * SHARE + tl.arange(0, SHARE)[None, :]
+    d, step = group * width + j, t[:, None, None, None]
+    ok_d, ok_n = (j < width)[None, :], (n < STATE)[None]
+    ok_dn = (j < width)[None, :, None] & (n < STATE)[:, None, :]
+    dn = d[None, :, None] * STATE + n[:, None, :]
+    rates = at(spread(load(A, dn, ok_dn, TYPE), STEPS), step, 0) * LOG2E
     if HAS_BIAS:
-        bias_d = tl.load(bias + d, mask=ok_d, other=0.0).to(TYPE)
-    x += b * xb + d * xd
-    dt += b * db + d * dd
-    dy += b * yb + d * yd
-    dx += b * dxb + d * dxd
-    ddt += b * ddb + d * ddd
-    if HAS_Z:
-        z += b * zb + d * zd
-        dz += b * dzb + d * dzd
-    if STEP_B:
-        B += b * Bb + group * Bg + n * Bn
-        dB += (b * programs + program) * length * STATE + n
-    else:
-        B_c = tl.load(B + d[:, None] * Bg + n[None, :] * Bn, mask=ok_dn, other=0.0).to(TYPE)
-        dB_c = tl.zeros([TILE, LANES], TYPE)
-    if STEP_C:
-        C += b * Cb + group * Cg + n * Cn
-        dC += (b * programs + program) * length * STATE + n
-    else:
-        C_c = tl.load(C + d[:, None] * Cg + n[None, :] * Cn, mask=ok_dn, other=0.0).to(TYPE)
-        dC_c = tl.zeros([TILE, LANES], TYPE)
+        bias_d = load(bias, d[None, :], ok_d, TYPE)
+    if not STEP_B:
+        B_4 = load(B, d[None, :, None] * Bg + n[:, None, :] * Bn, ok_dn, TYPE)[None]
+    if not STEP_C:
+        C_4 = load(C, d[None, :, None] * Cg + n[:, None, :] * Cn, ok_dn, TYPE)[None]
+    # Load the last chunk.
     chunks = tl.cdiv(length, STEPS)
+    start = b * 0 + (chunks - 1) * STEPS
+    at_x = t[:, None] * xt + d[None, :] * xd
+    at_B, at_C = t[:, None, None] * Bt + n[None] * Bn, t[:, None, None] * Ct + n[None] * Cn
+    part = (b * programs + program) * length * STATE + start * STATE
+    at_part = t[:, None, None] * STATE + n[None]
+    x, dt, dy = x + b * xb + start * xt, dt + b * xb + start * xt, dy + b * xb + start * xt
+    saved += (b * chunks + chunks - 1) * channels * STATE
+    more = start + t < length
+    next_x = load(x, at_x, more[:, None] & ok_d, TYPE)
+    next_dt = load(dt, at_x, more[:, None] & ok_d, TYPE)
+    next_dy = load(dy, at_x, more[:, None] & ok_d, TYPE)
+    next_h = load(saved, dn, ok_dn, TYPE)
+    if HAS_Z:
+        z += b * xb + start * xt
+        next_z = load(z, at_x, more[:, None] & ok_d, TYPE)
+    if STEP_B:
+        B += b * Bb + group * Bg + start * Bt
+        next_B = load(B, at_B, more[:, None, None] & ok_n, TYPE)
+    if STEP_C:
+        C += b * Cb + group * Cg + start * Ct
+        next_C = load(C, at_C, more[:, None, None] & ok_n, TYPE)
+    ws = spread(load(dlast, b * channels * STATE + dn, ok_dn, TYPE), STEPS)
     for k in range(chunks):
         c = chunks - 1 - k
-        h = tl.load(saved + (b * chunks + c) * channels * STATE + dn, mask=ok_dn, other=0.0)
-        xs = ()
-        raws = ()
-        steps = ()
-        Bs = ()
-        kept = ()  # a_t h_{t-1}
+        left = c * STEPS + t < length
+        ok = left[:, None] & ok_d
+        x_c, h_c = next_x, next_h
+        raw = next_dt + bias_d if HAS_BIAS else next_dt
+        gated = next_dy * next_z * sigmoid_of(next_z) if HAS_Z else next_dy
+        if STEP_B:
+            B_4 = next_B[:, :, None, :]
+        if STEP_C:
+            C_4 = next_C[:, :, None, :]
+        # Load the chunk before this one.
+        more = t < c * STEPS
+        x, dt, dy = x - STEPS * xt, dt - STEPS * xt, dy - STEPS * xt
+        saved -= channels * STATE
+        next_x = load(x, at_x, more[:, None] & ok_d, TYPE)
+        next_dt = load(dt, at_x, more[:, None] & ok_d, TYPE)
+        next_dy = load(dy, at_x, more[:, None] & ok_d, TYPE)
+        next_h = load(saved, dn, ok_dn & (c > 0), TYPE)
+        if HAS_Z:
+            z -= STEPS * xt
+            next_z = load(z, at_x, more[:, None] & ok_d, TYPE)
+        if STEP_B:
+            B -= STEPS * Bt
+            next_B = load(B, at_B, more[:, None, None] & ok_n, TYPE)
+        if STEP_C:
+            C -= STEPS * Ct
+            next_C = load(C, at_C, more[:, None, None] & ok_n, TYPE)
+        # Forward, then back, through the chunk.
+        dt_c = softplus_of(raw, TYPE) if SOFTPLUS else raw
+        dt_c = tl.where(ok, dt_c, 0.0)
+        force = (dt_c * x_c)[:, None, :, None]
+        dt_4 = spread_steps(dt_c, LANES // SHARE, SHARE)
+        u = force * B_4
+        a, hs = dt_4, u
+        h = at(spread(h_c, STEPS), step, 0)
         for i in tl.static_range(STEPS):
-            t = c * STEPS + i
-            ok = t < length
-            x_t = tl.load(x + t * xt, mask=ok_d & ok, other=0.0).to(TYPE)
-            raw = tl.load(dt + t * dt_, mask=ok_d & ok, other=0.0).to(TYPE)
-            raw = raw + bias_d if HAS_BIAS else raw
-            step = softplus_of(raw) if SOFTPLUS else raw
-            step = tl.where(ok, step, 0.0)
-            if STEP_B:
-                B_t = tl.load(B + t * Bt, mask=ok_n & ok, other=0.0).to(TYPE)[None, :]
-            else:
-                B_t = B_c
-            ah = tl.exp2(step[:, None] * rates) * h
-            h = ah + (step * x_t)[:, None] * B_t
-            xs, raws, steps, Bs = xs + (x_t,), raws + (raw,), steps + (step,), Bs + (B_t,)
-            kept = kept + (ah,)
+            a_i = tl.exp2(at(dt_4, step, i) * rates)
+            a = put(a, step, i, a_i)
+            h = a_i * h + at(u, step, i)
+            hs = put(hs, step, i, h)
+        if STEP_C:
+            dC_c = tl.sum(hs * gated[:, None, :, None], 2)
+            tl.store(dC + part + at_part, dC_c, mask=left[:, None, None] & ok_n)
+        gs = gated[:, None, :, None] * C_4
+        g = at(ws, step, 0)
         for i in tl.static_range(STEPS - 1, -1, -1):
-            t = c * STEPS + i
-            ok = t < length
-            x_t, step, B_t = xs[i], steps[i], Bs[i]
-            force = (step * x_t)[:, None]
-            h = kept[i] + force * B_t
-            if STEP_C:
-                C_t = tl.load(C + t * Ct, mask=ok_n & ok, other=0.0).to(TYPE)[None, :]
-            else:
-                C_t = C_c
-            dy_t = tl.load(dy + t * yt, mask=ok_d & ok, other=0.0).to(TYPE)
-            if HAS_Z:
-                z_t = tl.load(z + t * zt, mask=ok_d & ok, other=0.0).to(TYPE)
-                s = sigmoid_of(z_t)
-                out = tl.sum(h * C_t, axis=1)
-                if HAS_D:
-                    out += D_d * x_t
-                tl.store(dz + t * dzt, dy_t * out * s * (1.0 + z_t * (1.0 - s)), mask=ok_d & ok)
-                dy_t *= z_t * s
-            g += dy_t[:, None] * C_t
-            dforce = tl.sum(g * B_t, axis=1)
-            drate = g * kept[i]
-            dA_d += drate * step[:, None]
-            dstep = tl.sum(drate * A_d, axis=1) + dforce * x_t
-            dx_t = dforce * step
-            if HAS_D:
-                dx_t += D_d * dy_t
-                dD_d += dy_t * x_t
-            if SOFTPLUS:
-                dstep = tl.where(raws[i] <= 20.0, dstep * sigmoid_of(raws[i]), dstep)
-            if HAS_BIAS:
-                dbias_d += tl.where(ok, dstep, 0.0)
-            tl.store(dx + t * dxt, dx_t, mask=ok_d & ok)
-            tl.store(ddt + t * ddt_, dstep, mask=ok_d & ok)
-            if STEP_B:
-                tl.store(dB + t * STATE, tl.sum(g * force, axis=0), mask=ok_n & ok)
-            else:
-                dB_c += g * force
-            if STEP_C:
-                tl.store(dC + t * STATE, tl.sum(h * dy_t[:, None], axis=0), mask=ok_n & ok)
-            else:
-                dC_c += h * dy_t[:, None]
-            g *= tl.exp2(step[:, None] * rates)
-    tl.store(dA + bdn, dA_d, mask=ok_dn)
-    tl.store(dh0 + bdn, g, mask=ok_dn)
-    tl.store(dD + b * channels + d, dD_d, mask=ok_d)
-    tl.store(dbias + b * channels + d, dbias_d, mask=ok_d)
-    if not STEP_B:
-        tl.store(dB + bdn, dB_c, mask=ok_dn)
-    if not STEP_C:
-        tl.store(dC + bdn, dC_c, mask=ok_dn)
+            g += at(gs, step, i)
+            gs = put(gs, step, i, g)
+            g *= at(a, step, i)
+        ws = put(ws, step, 0, g)
+        if STEP_B:
+            dB_c = tl.sum(gs * force, 2)
+            tl.store(dB + part + at_part, dB_c, mask=left[:, None, None] & ok_n)
+        part -= STEPS * STATE
