@@ -1,6 +1,7 @@
 """The Triton kernels: right under the interpreter, and compiled for a GPU that is not there.
 
-A program and time step takes the interpreter about 10 ms, so the problems are small.
+The interpreter takes milliseconds for every line of a kernel, so the problems are small, and a
+chunk has 2 steps in place of 8: a sequence of 5 then has two whole chunks and a part of one.
 """
 
 from __future__ import annotations
@@ -27,6 +28,13 @@ problem, reference, run, gradients = cases.problem, cases.reference, cases.run, 
 assert_close, wide = cases.assert_close, cases.wide
 
 
+@pytest.fixture(autouse=True)
+def short_chunks(monkeypatch):
+    from ssmlab.ops import scan_triton
+
+    monkeypatch.setattr(scan_triton, "STEPS", 2)
+
+
 def check(p, y_tolerance, gradient_tolerance, **options):
     y, h = run(p, "triton", **options)
     expected_y, expected_h = reference(**p, **options)
@@ -42,12 +50,12 @@ def check(p, y_tolerance, gradient_tolerance, **options):
 
 @pytest.mark.parametrize(("B", "C"), cases.PAIRS)
 def test_forms_of_B_and_C(B, C):
-    check(problem(2, 9, 4, 3, B=B, C=C, dtype="float32"), 1e-6, 1e-5)
+    check(problem(1, 5, 4, 3, B=B, C=C, dtype="float32"), 1e-6, 1e-5)
 
 
 @pytest.mark.parametrize("without", ["D", "z", "dt_bias", "h0", "softplus"])
 def test_options_left_out(without):
-    p = problem(1, 9, 4, 3, dtype="float32")
+    p = problem(1, 5, 4, 3, dtype="float32")
     p["dt"] = p["dt"].abs()
     p.pop(without, None)
     check(p, 1e-6, 1e-5, softplus=without != "softplus")
@@ -58,15 +66,23 @@ def test_options_left_out(without):
 )
 def test_types(dtype, tolerance):
     gradient = 1e-12 if dtype == "float64" else 1e-5
-    check(problem(1, 9, 4, 3, B="group", C="group", dtype=dtype), tolerance, gradient)
+    check(problem(1, 5, 4, 3, B="group", C="group", dtype=dtype), tolerance, gradient)
 
 
 @pytest.mark.parametrize(
     ("batch", "length", "channels", "state"),
-    [(1, 1, 1, 1), (2, 2, 3, 5), (1, 8, 17, 8), (1, 17, 2, 16)],
+    [(1, 1, 1, 1), (2, 2, 3, 5), (1, 4, 17, 8), (1, 7, 2, 16)],
 )
 def test_sizes(batch, length, channels, state):
     check(problem(batch, length, channels, state, dtype="float32"), 1e-6, 1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 8])
+def test_other_chunks(steps, monkeypatch):
+    from ssmlab.ops import scan_triton
+
+    monkeypatch.setattr(scan_triton, "STEPS", steps)
+    check(problem(1, 5, 3, 3, dtype="float32"), 1e-6, 1e-5)
 
 
 def test_any_strides():
@@ -76,6 +92,9 @@ def test_any_strides():
     }
     assert not strided["x"].is_contiguous()
     check(strided, 1e-6, 1e-5)
+    check(p | {k: strided[k] for k in ("dt", "B")}, 1e-6, 1e-5)  # not two alike
+    p["x"] = torch.stack([p["x"], p["x"]], -1)[..., 0]  # with gaps
+    check(p, 1e-6, 1e-5)
 
 
 def test_very_negative_steps_keep_their_digits():
@@ -89,16 +108,16 @@ def test_very_negative_steps_keep_their_digits():
 
 def test_nan_stays_in_its_channel_and_starts_at_its_time():
     for name in ("x", "dt"):
-        p = problem(1, 9, 18, 4, dtype="float32")
-        p[name][0, 5, 17] = float("nan")
+        p = problem(1, 5, 18, 4, dtype="float32")
+        p[name][0, 3, 17] = float("nan")
         y, _ = run(p, "triton")
         bad = torch.zeros_like(y, dtype=torch.bool)
-        bad[0, 5:, 17] = True
+        bad[0, 3:, 17] = True
         assert torch.equal(y.isnan(), bad)
 
 
 def test_the_same_bits_in_every_run():
-    p = problem(1, 9, 18, 3, dtype="float32")
+    p = problem(1, 5, 18, 3, dtype="float32")
     first, second = ([*run(p, "triton"), *gradients(p, "triton").values()] for _ in range(2))
     assert all(map(torch.equal, first, second))
 
