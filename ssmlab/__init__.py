@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         scan,
         selective,
         statespace,
+        tasks,
         timing,
         viz,
     )
@@ -48,6 +49,7 @@ __all__ = [
     "selective",
     "selective_scan",
     "statespace",
+    "tasks",
     "timing",
     "viz",
 ]
