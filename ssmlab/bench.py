@@ -27,6 +27,7 @@ from ssmlab.ops.ceilings import bytes_per_second, exponentials_per_second
 from ssmlab.ops.selective_scan import PACKAGES
 
 Scan = Callable[..., Any]
+Task = Callable[[], None]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
-    problem = _problem(options)
+    problem, warm_up = _problem(options, options.length), _problem(options, length=16)
     scans = _scans(options)
     ceilings = {
         "bytes": bytes_per_second(options.device),
@@ -54,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, run in {"forward": _forward, "forward and backward": _both}.items():
         counts = _counts(options, backward=run is _both)
         floor = max(counts[k] / ceilings[k] for k in counts)
+        for scan in scans.values():
+            run(scan, warm_up)  # imports and compiles
         turns = _in_turns({k: _bound(run, scan, problem) for k, scan in scans.items()}, options)
         rows = {
             label: {
@@ -91,10 +94,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _problem(options: argparse.Namespace) -> tuple[Tensor, ...]:
+def _problem(options: argparse.Namespace, length: int) -> tuple[Tensor, ...]:
     """x, dt, A, B and C, as a Mamba layer would give them."""
     generator = torch.Generator().manual_seed(0)
-    signal = (options.batch, options.length, options.channels)
+    signal = (options.batch, length, options.channels)
     x, dt = torch.randn(2, *signal, generator=generator)
     B, C = torch.randn(2, *signal[:2], options.state, generator=generator)
     A = -torch.arange(1.0, options.state + 1).repeat(options.channels, 1)
@@ -172,14 +175,12 @@ def _both(scan: Scan, problem: tuple[Tensor, ...]) -> None:
 
 def _bound(
     run: Callable[[Scan, tuple[Tensor, ...]], None], scan: Scan, problem: tuple[Tensor, ...]
-) -> Callable[[], None]:
+) -> Task:
     return lambda: run(scan, problem)
 
 
-def _in_turns(
-    functions: Mapping[str, Callable[[], object]], options: argparse.Namespace
-) -> timing.Comparison:
-    """Time in turns those whose first call, the warm-up, is quick; the others by that call."""
+def _in_turns(functions: Mapping[str, Task], options: argparse.Namespace) -> timing.Comparison:
+    """Time in turns those whose first call is quick; of the others, keep that call."""
     first = {}
     for label, func in functions.items():
         start = perf_counter()
