@@ -1,8 +1,11 @@
 """Layers and models in torch; a signal is (batch, length, channels).
 
 - ``S4``, ``S4D``: state space layers, run as a convolution (``forward``) or by samples (``step``);
+- ``Mamba``: the block of Mamba; ``Gated``: the same block around another layer;
 - ``SequenceClassifier``: a few such layers, each in a residual block, and a mean over time;
-- ``fit``, ``accuracy``: train it, and count its right answers.
+- ``fit``, ``accuracy``: train it, and count its right answers;
+- ``LanguageModel``, ``MIXERS``: logits of the next token, from any of the mixers;
+- ``generate``: continue a prompt, token by token.
 
 >>> import torch
 >>> from ssmlab import nn
@@ -12,7 +15,22 @@ torch.Size([2, 100, 4])
 """
 
 from ssmlab.nn.classifier import SequenceClassifier
+from ssmlab.nn.generation import generate
+from ssmlab.nn.language_model import LanguageModel
 from ssmlab.nn.layers import S4, S4D
+from ssmlab.nn.mamba import Gated, Mamba
+from ssmlab.nn.mixers import MIXERS
 from ssmlab.nn.training import accuracy, fit
 
-__all__ = ["S4", "S4D", "SequenceClassifier", "accuracy", "fit"]
+__all__ = [
+    "MIXERS",
+    "S4",
+    "S4D",
+    "Gated",
+    "LanguageModel",
+    "Mamba",
+    "SequenceClassifier",
+    "accuracy",
+    "fit",
+    "generate",
+]
