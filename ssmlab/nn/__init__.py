@@ -5,6 +5,8 @@
 - ``SequenceClassifier``: a few such layers, each in a residual block, and a mean over time;
 - ``fit``, ``accuracy``: train it, and count its right answers;
 - ``LanguageModel``, ``MIXERS``: logits of the next token, from any of the mixers;
+- ``fit_language_model``, ``parameter_groups``: train it;
+- ``load_checkpoint``, ``save_checkpoint``: in the format of the official Mamba models;
 - ``generate``: continue a prompt, token by token.
 
 >>> import torch
@@ -14,13 +16,14 @@
 torch.Size([2, 100, 4])
 """
 
+from ssmlab.nn.checkpoints import load_checkpoint, save_checkpoint
 from ssmlab.nn.classifier import SequenceClassifier
 from ssmlab.nn.generation import generate
 from ssmlab.nn.language_model import LanguageModel
 from ssmlab.nn.layers import S4, S4D
 from ssmlab.nn.mamba import Gated, Mamba
 from ssmlab.nn.mixers import MIXERS
-from ssmlab.nn.training import accuracy, fit
+from ssmlab.nn.training import accuracy, fit, fit_language_model, parameter_groups
 
 __all__ = [
     "MIXERS",
@@ -32,5 +35,9 @@ __all__ = [
     "SequenceClassifier",
     "accuracy",
     "fit",
+    "fit_language_model",
     "generate",
+    "load_checkpoint",
+    "parameter_groups",
+    "save_checkpoint",
 ]
