@@ -1,11 +1,12 @@
-r"""Data that every machine can make: two synthetic tasks, and text to read byte by byte.
+r"""Data that every machine can make: three synthetic tasks, and text to read byte by byte.
 
 - ``selective_copying``: repeat a few symbols that stand at random places among blanks;
 - ``induction_heads``: recall the symbol that followed a trigger, long ago;
+- ``latest_value``: recall what was last written under each key;
 - ``python_source``: the source of Python's standard library, and ``windows`` of it.
 
 All draw from the seed that they are given, and return tokens with the targets of their last steps.
-Chapters 11 and 14.
+Chapters 10, 11 and 14.
 """
 
 from __future__ import annotations
@@ -178,6 +179,76 @@ def induction_heads(
     np.put_along_axis(tokens, first, vocabulary - 1, axis=1)
     tokens[:, -1] = vocabulary - 1
     return Batch(tokens, np.take_along_axis(tokens, first + 1, axis=1))
+
+
+def latest_value(
+    batch: int, length: int, *, keys: int = 8, values: int = 8, writes: int = 24, seed: Seed = 0
+) -> Batch:
+    """Draw a log of key-value pairs among blanks; the answers are the values that stand at its end.
+
+    Token 0 is a blank, 1 to keys ask for a key. Then come keys x values pairs, "value v is written
+    under key k", and last the values themselves, which only answers contain. Each key is written at
+    least once, and the later of two values counts. The last ``keys`` tokens ask for each key once,
+    in random order. The vocabulary is 1 + keys + keys x values + values.
+
+    Parameters
+    ----------
+    batch : int
+        Number of sequences.
+    length : int
+        Tokens in a sequence, questions included.
+    keys, values : int
+        Number of keys; number of values: who guesses is right once in ``values`` times.
+    writes : int
+        Number of pairs, at least ``keys``: each key is written writes / keys times on average.
+    seed : int or numpy Generator
+        Give a Generator to draw one batch after another.
+
+    Returns
+    -------
+    Batch
+        tokens (batch, length) and targets (batch, keys), both int64.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a size is no whole number, too small, or the sequence too short to hold everything.
+
+    Notes
+    -----
+    A pair is one token, so that no model needs to look one token back. With ``writes=keys`` nothing
+    is overwritten, and the task is multi-query associative recall. Chapter 10.
+
+    Examples
+    --------
+    >>> tokens, targets = latest_value(1, 8, keys=2, values=3, writes=3, seed=6)
+    >>> tokens
+    array([[0, 0, 7, 0, 4, 8, 2, 1]])
+    >>> targets
+    array([[11, 10]])
+    """
+    batch, length = _check.count("batch", batch), _check.count("length", length)
+    keys, values = _check.count("keys", keys), _check.count("values", values)
+    writes = _check.count("writes", writes, least=keys)
+    if length < writes + keys:
+        raise ValueError(
+            f"length must be at least writes + keys = {writes + keys}; got {length}: lengthen the "
+            "sequence, or write fewer pairs"
+        )
+    rng = np.random.default_rng(seed)
+    asked = rng.permuted(np.tile(np.arange(keys), (batch, 1)), axis=1)
+    more = rng.integers(0, keys, (batch, writes - keys))
+    written = rng.permuted(np.concatenate([asked, more], axis=1), axis=1)
+    value = rng.integers(0, values, (batch, writes))
+    places = np.sort(rng.random((batch, length - keys)).argsort(axis=1)[:, :writes], axis=1)
+    tokens = np.zeros((batch, length), np.int64)
+    np.put_along_axis(tokens, places, 1 + keys + written * values + value, axis=1)
+    tokens[:, -keys:] = 1 + asked
+    latest = np.zeros((batch, keys), np.int64)
+    for key, new in zip(written.T, value.T, strict=True):
+        latest[np.arange(batch), key] = new
+    answers = 1 + keys + keys * values + np.take_along_axis(latest, asked, axis=1)
+    return Batch(tokens, answers)
 
 
 def python_source(

@@ -48,6 +48,54 @@ def test_copying_has_one_answer(data, memorise, vocabulary, gap, seed):
         assert answers == target
 
 
+def solve_log(tokens, keys, values):
+    """Write into a dictionary, and look up what is asked."""
+    store, answers, blanks, writes = {}, [], 0, 0
+    for token in tokens:
+        if token == 0:
+            blanks += 1
+        elif token <= keys:
+            answers.append(1 + keys + keys * values + store[token - 1])
+        else:
+            key, value = divmod(token - 1 - keys, values)
+            store[key] = value
+            writes += 1
+    return answers, blanks, writes
+
+
+@given(st.data(), st.integers(1, 5), st.integers(1, 5), st.integers(0, 6), st.integers(0, 99))
+def test_the_latest_value_is_the_answer(data, keys, values, more, seed):
+    writes = keys + more
+    length = data.draw(st.integers(writes + keys, 40))
+    tokens, targets = tasks.latest_value(
+        4, length, keys=keys, values=values, writes=writes, seed=seed
+    )
+    assert tokens.shape == (4, length)
+    assert (np.sort(tokens[:, -keys:], axis=1) == 1 + np.arange(keys)).all()
+    for row, target in zip(tokens.tolist(), targets.tolist(), strict=True):
+        answers, blanks, written = solve_log(row, keys, values)
+        assert answers == target
+        assert (blanks, written) == (length - writes - keys, writes)
+
+
+def test_the_log_draws_every_pair_alike():
+    tokens, _ = tasks.latest_value(4000, 6, keys=2, values=2, writes=4)
+    pairs = tokens[:, :-2] - 3
+    assert chisquare(np.bincount(pairs.ravel())).pvalue > 0.01
+
+
+@pytest.mark.parametrize(
+    ("length", "options", "sentence"),
+    [
+        (40, {"writes": 7}, "writes must be at least 8"),
+        (31, {}, "length must be at least writes .* = 32; got 31"),
+    ],
+)
+def test_a_log_that_does_not_fit(length, options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        tasks.latest_value(1, length, **options)
+
+
 @given(st.data(), st.integers(3, 9), st.integers(0, 4), st.integers(0, 99))
 def test_induction_has_one_answer(data, vocabulary, gap, seed):
     """The trigger stands before the last token exactly once, and at the end."""
