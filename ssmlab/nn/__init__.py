@@ -2,6 +2,7 @@
 
 - ``S4``, ``S4D``: state space layers, run as a convolution (``forward``) or by samples (``step``);
 - ``Mamba``: the block of Mamba; ``Gated``: the same block around another layer;
+- ``LRU``, ``RetNet``, ``RWKV``: other members of the family, and ``Attention``, their foil;
 - ``SequenceClassifier``: a few such layers, each in a residual block, and a mean over time;
 - ``fit``, ``accuracy``: train it, and count its right answers;
 - ``LanguageModel``, ``MIXERS``: logits of the next token, from any of the mixers;
@@ -16,22 +17,30 @@
 torch.Size([2, 100, 4])
 """
 
+from ssmlab.nn.attention import Attention
 from ssmlab.nn.checkpoints import load_checkpoint, save_checkpoint
 from ssmlab.nn.classifier import SequenceClassifier
 from ssmlab.nn.generation import generate
 from ssmlab.nn.language_model import LanguageModel
 from ssmlab.nn.layers import S4, S4D
+from ssmlab.nn.lru import LRU
 from ssmlab.nn.mamba import Gated, Mamba
 from ssmlab.nn.mixers import MIXERS
+from ssmlab.nn.retnet import RetNet
+from ssmlab.nn.rwkv import RWKV
 from ssmlab.nn.training import accuracy, fit, fit_language_model, parameter_groups
 
 __all__ = [
+    "LRU",
     "MIXERS",
+    "RWKV",
     "S4",
     "S4D",
+    "Attention",
     "Gated",
     "LanguageModel",
     "Mamba",
+    "RetNet",
     "SequenceClassifier",
     "accuracy",
     "fit",

@@ -8,7 +8,7 @@ methods make it one:
 - ``initial_state(batch)``: the state before the first sample.
 
 >>> sorted(MIXERS)
-['mamba', 's4', 's4d']
+['attention', 'lru', 'mamba', 'retnet', 'rwkv', 's4', 's4d']
 """
 
 from __future__ import annotations
@@ -18,8 +18,12 @@ from typing import Any
 
 from torch import nn
 
+from ssmlab.nn.attention import Attention
 from ssmlab.nn.layers import S4, S4D
+from ssmlab.nn.lru import LRU
 from ssmlab.nn.mamba import Gated, Mamba
+from ssmlab.nn.retnet import RetNet
+from ssmlab.nn.rwkv import RWKV
 
 
 def _gated(layer: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
@@ -28,11 +32,15 @@ def _gated(layer: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
 
 
 #: Name -> function of the number of channels and the mixer's options. S4 and S4D, which keep
-#: channels apart and are linear, stand in the place of the scan in Mamba's block.
+#: channels apart, and the LRU are linear: they stand in the place of the scan in Mamba's block.
 #:
 #: :meta hide-value:
 MIXERS: dict[str, Callable[..., Any]] = {
+    "attention": Attention,
+    "lru": _gated(LRU),
     "mamba": Mamba,
+    "retnet": RetNet,
+    "rwkv": RWKV,
     "s4": _gated(S4),
     "s4d": _gated(S4D),
 }
