@@ -3,6 +3,7 @@
 - ``S4``, ``S4D``: state space layers, run as a convolution (``forward``) or by samples (``step``);
 - ``Mamba``: the block of Mamba; ``Gated``: the same block around another layer;
 - ``LRU``, ``RetNet``, ``RWKV``: other members of the family, and ``Attention``, their foil;
+- ``Memory``: linear attention, gated or not, with the delta rule or without, in one layer;
 - ``SequenceClassifier``: a few such layers, each in a residual block, and a mean over time;
 - ``fit``, ``accuracy``: train it, and count its right answers;
 - ``LanguageModel``, ``MIXERS``: logits of the next token, from any of the mixers;
@@ -25,6 +26,7 @@ from ssmlab.nn.language_model import LanguageModel
 from ssmlab.nn.layers import S4, S4D
 from ssmlab.nn.lru import LRU
 from ssmlab.nn.mamba import Gated, Mamba
+from ssmlab.nn.memory import Memory
 from ssmlab.nn.mixers import MIXERS
 from ssmlab.nn.retnet import RetNet
 from ssmlab.nn.rwkv import RWKV
@@ -40,6 +42,7 @@ __all__ = [
     "Gated",
     "LanguageModel",
     "Mamba",
+    "Memory",
     "RetNet",
     "SequenceClassifier",
     "accuracy",

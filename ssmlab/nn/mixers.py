@@ -8,7 +8,7 @@ methods make it one:
 - ``initial_state(batch)``: the state before the first sample.
 
 >>> sorted(MIXERS)
-['attention', 'lru', 'mamba', 'retnet', 'rwkv', 's4', 's4d']
+['attention', 'lru', 'mamba', 'memory', 'retnet', 'rwkv', 's4', 's4d']
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ssmlab.nn.attention import Attention
 from ssmlab.nn.layers import S4, S4D
 from ssmlab.nn.lru import LRU
 from ssmlab.nn.mamba import Gated, Mamba
+from ssmlab.nn.memory import Memory
 from ssmlab.nn.retnet import RetNet
 from ssmlab.nn.rwkv import RWKV
 
@@ -39,6 +40,7 @@ MIXERS: dict[str, Callable[..., Any]] = {
     "attention": Attention,
     "lru": _gated(LRU),
     "mamba": Mamba,
+    "memory": Memory,
     "retnet": RetNet,
     "rwkv": RWKV,
     "s4": _gated(S4),
