@@ -98,7 +98,7 @@ def rungs() -> dict[str, Any]:
             "Python": lambda: python(*lists),
             "NumPy, store all": lambda: store(*many),
             "NumPy, keep h": lambda: keep(*many),
-            "numba loop": lambda: compiled(*many),
+            "compiled loop": lambda: compiled(*many),
         },
         seconds=0.7,
         repeat=7,
