@@ -215,6 +215,25 @@ def test_rwkv_survives_keys_of_200_where_the_plain_sum_does_not(dtype):
     assert not torch.isfinite(plain).all()
 
 
+@pytest.mark.parametrize("name", ["LRU", "RetNet", "RWKV"])
+def test_training_keeps_memory_linear_in_the_length(name):
+    """What autograd saves for 1024 samples is at most 4.4 times that for 256."""
+
+    def saved(length):
+        sizes = {}
+
+        def note(tensor):
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            y = make(name)(noise(1, length, 8))
+        assert y.requires_grad
+        return sum(sizes.values())
+
+    assert saved(1024) <= 4.4 * saved(256)
+
+
 # --- initialisation, names, errors ---------------------------------------------------------------
 
 

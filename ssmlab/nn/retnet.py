@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from ssmlab import _check, family
 from ssmlab._typing import Float
-from ssmlab.nn.sequence import SequenceLayer, Signal, heads_of, rotate, split_heads
+from ssmlab.nn.sequence import Sample, SequenceLayer, Signal, heads_of, rotate, split_heads
 
 State = Float[Tensor, "batch heads keys values"]
 Tokens = Float[Tensor, "batch heads length size"]
@@ -70,27 +70,52 @@ class RetNet(SequenceLayer[State]):
         return f"channels={self.channels}, heads={self.heads}, chunk={self.chunk}"
 
     def _sequence(self, x: Signal, state: State) -> tuple[Signal, State]:
-        q, k, v, g = self.in_proj(x).chunk(4, -1)
-        q, k, v = (split_heads(part, self.heads) for part in (q, k * self.size**-0.5, v))
+        q, k, v, g = self._project(x)
         outputs = []
         parts = (tokens.split(self.chunk, 2) for tokens in (q, k, v))
         for q_c, k_c, v_c in zip(*parts, strict=True):
             y, state = self._retain(q_c, k_c, v_c, state)
             outputs.append(y)
-        y = torch.cat(outputs, 2).transpose(1, 2).flatten(2)
-        y = F.group_norm(y.flatten(0, 1), self.heads).view_as(x)
-        return self.out_proj(F.silu(g) * y), state
+        return self._mix_heads(torch.cat(outputs, 2), g), state
+
+    def _sample(self, x_t: Sample, state: State) -> tuple[Sample, State]:
+        q, k, v, g = self._project(x_t[:, None])
+        gamma, theta = self._constants()
+        state = gamma.to(q.dtype) * state + k.mT @ v
+        return self._mix_heads(q @ state, g)[:, 0], self._turn_back(state, theta, 1)
 
     def _retain(self, q: Tokens, k: Tokens, v: Tokens, state: State) -> tuple[Tokens, State]:
         """Run one chunk: a masked matrix inside, the state for what was before."""
         length = q.shape[2]
+        gamma, theta = self._constants()
         t = torch.arange(length, dtype=torch.float64, device=q.device)
-        theta = 10000.0 ** -torch.linspace(0, 1, self.size // 2, dtype=t.dtype, device=t.device)
-        gamma = torch.tensor(family.retention_decays(self.heads)).to(t)[:, None, None]
         q, k = rotate(q, theta, t), rotate(k, theta, t)
         mask = torch.tril(gamma ** (t[:, None] - t).clamp_min(0)).to(q.dtype)
-        read, keep = (gamma ** (t[:, None] + 1)).to(q.dtype), gamma**length
-        y = (q @ k.mT * mask) @ v + (read * q) @ state
+        read = (gamma ** (t[:, None] + 1)).to(q.dtype)
         write = (gamma ** t.flip(0)[:, None]).to(q.dtype)
-        state = keep.to(q.dtype) * state + (write * k).mT @ v
-        return y, rotate(state.mT, theta, t[:1] - length).mT
+        y = (q @ k.mT * mask) @ v + (read * q) @ state
+        state = (gamma**length).to(q.dtype) * state + (write * k).mT @ v
+        return y, self._turn_back(state, theta, length)
+
+    def _project(self, x: Signal) -> tuple[Tokens, Tokens, Tokens, Signal]:
+        """Compute queries, keys and values of each head, and the gate."""
+        q, k, v, g = self.in_proj(x).chunk(4, -1)
+        q, k, v = (split_heads(part, self.heads) for part in (q, k * self.size**-0.5, v))
+        return q, k, v, g
+
+    def _mix_heads(self, y: Tokens, g: Signal) -> Signal:
+        y = y.transpose(1, 2).flatten(2)
+        y = F.group_norm(y.flatten(0, 1), self.heads).view_as(g)
+        return self.out_proj(F.silu(g) * y)
+
+    def _constants(self) -> tuple[Float[Tensor, "heads 1 1"], Float[Tensor, "pairs"]]:
+        """Return gamma and the angles, in float64 whatever the parameters are."""
+        device = self.out_proj.weight.device
+        gamma = torch.tensor(family.retention_decays(self.heads), device=device)
+        exponents = torch.linspace(0, 1, self.size // 2, dtype=torch.float64, device=device)
+        return gamma[:, None, None], 10000.0**-exponents
+
+    @staticmethod
+    def _turn_back(state: State, theta: Float[Tensor, "pairs"], steps: int) -> State:
+        """Let the next token, at position 0 of its own chunk, meet the keys at their distance."""
+        return rotate(state.mT, theta, torch.full_like(theta[:1], -steps)).mT
