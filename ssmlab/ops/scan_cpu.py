@@ -177,8 +177,7 @@ def _exp2(z):  # pragma: no cover - compiled, so the coverage tool does not see 
     Adding 1.5 * 2^23 rounds to a whole number and leaves it in the lowest bits, from where it is
     shifted to the exponent's. From -127 down the result is 0, from 128 up it is infinity.
     """
-    z = np.float32(128) if np.float32(128) < z else z
-    z = np.float32(-127) if np.float32(-127) > z else z
+    z = min(max(z, np.float32(-127)), np.float32(128))
     rounded = z + np.float32(12582912.0)
     f = z - (rounded - np.float32(12582912.0))
     g = f * f
