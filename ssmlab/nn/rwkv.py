@@ -148,7 +148,7 @@ def weighted_mean(
     chunk = math.ceil(math.sqrt(length))
     rows = -(-length // chunk)
     padding = (0, 0, 0, rows * chunk - length)
-    tokens = _token(F.pad(k, padding, value=LOWEST), F.pad(v, padding))
+    tokens = _token(F.pad(k, padding), F.pad(v, padding))
     columns = _unbind(_each(lambda part: part.unflatten(1, (rows, chunk)), tokens), 2)
     inside = list(accumulate(columns, lambda a, b: _add(_wait(a, w), b)))
     ends = _unbind(inside[-1], 1)
