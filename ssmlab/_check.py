@@ -61,8 +61,8 @@ def step_size(dt: float) -> float:
     return result
 
 
-def count(name: str, value: int) -> int:
-    """Return a whole number of at least 1."""
+def count(name: str, value: int, *, least: int = 1) -> int:
+    """Return a whole number of at least ``least``."""
     try:
         if isinstance(value, (bool, np.bool)):
             raise TypeError
@@ -71,8 +71,8 @@ def count(name: str, value: int) -> int:
         raise TypeError(
             f"{name} must be a whole number; got {_describe(value)}: pass an int"
         ) from None
-    if result < 1:
-        raise ValueError(f"{name} must be at least 1; got {result}: pass a positive int")
+    if result < least:
+        raise ValueError(f"{name} must be at least {least}; got {result}: pass a larger int")
     return result
 
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from jaxtyping import Complex, Float, Inexact, Int
+    from jaxtyping import Complex, Float, Inexact, Int, Integer
     from numpy.typing import ArrayLike
 else:
     ArrayLike = Any  # checked by ssmlab._check, whose sentences say more than a type checker's
     try:
-        from jaxtyping import Complex, Float, Inexact, Int
+        from jaxtyping import Complex, Float, Inexact, Int, Integer
     except ImportError:
 
         class Inexact:
@@ -28,7 +28,7 @@ else:
             def __class_getitem__(cls, item: tuple[type, str]) -> type:
                 return item[0]
 
-        Complex = Float = Int = Inexact
+        Complex = Float = Int = Integer = Inexact
 
 ndarray = np.ndarray
 
@@ -59,6 +59,7 @@ __all__ = [
     "Inexact",
     "InputMatrix",
     "Int",
+    "Integer",
     "Kernel",
     "OutputMatrix",
     "Outputs",

@@ -53,6 +53,26 @@ class Scan(Generic[V]):
         """How many times in a row."""
         return len(self.levels)
 
+    def steps(self, lanes: int) -> int:
+        """Count the steps of a machine that uses the operator ``lanes`` times in one step.
+
+        A level of m pairs takes m / lanes steps, rounded up: one lane takes ``work`` steps, very
+        many take ``depth``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If ``lanes`` is no positive whole number.
+
+        Examples
+        --------
+        >>> scan = hillis_steele(str.__add__, "abcd")
+        >>> scan.steps(1), scan.steps(2), scan.steps(100)
+        (5, 3, 2)
+        """
+        lanes = _check.count("lanes", lanes)
+        return sum(-(-len(level) // lanes) for level in self.levels)
+
 
 def affine(earlier: tuple[Any, Any], later: tuple[Any, Any]) -> tuple[Any, Any]:
     r"""Compose two steps :math:`h \mapsto a h + b`: first ``earlier``, then ``later``.
@@ -107,7 +127,8 @@ def hillis_steele(operator: Operator[V], elements: Sequence[V]) -> Scan[V]:
 
     Notes
     -----
-    Source: Hillis and Steele, "Data parallel algorithms", Communications of the ACM 29 (1986).
+    Source: Hillis and Steele, "Data parallel algorithms", Communications of the ACM 29 (1986). For
+    linear recurrences: Kogge and Stone, IEEE Transactions on Computers C-22 (1973).
 
     Examples
     --------
@@ -127,7 +148,7 @@ def blelloch(operator: Operator[V], elements: Sequence[V]) -> Scan[V]:
     Notes
     -----
     The two sweeps of Blelloch, "Prefix sums and their applications" (1990), in Brent and Kung's
-    form, which includes each element in its own prefix and so needs no neutral element.
+    form (1982), which includes each element in its own prefix and so needs no neutral element.
 
     Examples
     --------

@@ -18,21 +18,58 @@ def test_writes_what_it_measured(tmp_path, capsys):
     bench.main([*SMALL, "--file", str(file), "--only", "torch", "associative_scan"])
     record = timing.load_results(file)
     assert record["provenance"]["packages"]["torch"] == torch.__version__
-    results = record["results"]
-    assert results["counts"] == {"bytes": 4 * (3 * 24 + 2 * 16), "exponentials": 48}
-    for name in ("forward", "forward and backward"):
-        row = results[name]["torch"]
+    passes = record["results"]["passes"]
+    signals, per_step = 24, 16
+    assert passes["forward"]["counts"] == {
+        "bytes": 4 * (3 * signals + 2 * per_step),
+        "exponentials": 48,
+    }
+    assert passes["forward and backward"]["counts"] == {
+        "bytes": 4 * (8 * signals + 6 * per_step),
+        "exponentials": 96,
+    }
+    ceilings = record["results"]["ceilings"]
+    for of in passes.values():
+        row = of["rows"]["torch"]
+        median = row["timing"]["median"]
         assert row["ratio"] == 1
-        assert row["per_cent_of_ceiling"] > 0
-        assert row["timing"]["quartiles"][0] <= row["timing"]["median"]
+        assert row["updates_per_second"] == pytest.approx(48 / median)
+        floor = max(of["counts"][k] / ceilings[k] for k in ("bytes", "exponentials"))
+        assert row["per_cent_of_ceiling"] == pytest.approx(100 * floor / median)
+        assert row["timing"]["quartiles"][0] <= median
     assert "associative_scan" in capsys.readouterr().out
+
+
+def test_the_slow_are_called_once(monkeypatch, capsys):
+    calls = dict.fromkeys(("torch", "associative_scan"), 0)
+
+    def count(name):
+        def scan(x, dt, A, B, C):
+            calls[name] += 1
+            return x + dt + A.sum() + B.sum() + C.sum()
+
+        return scan
+
+    monkeypatch.setattr(bench, "_scans", lambda options: {name: count(name) for name in calls})
+    clock = iter([0, 1, 1, 6] * 2)  # the first call takes 1, that of the second 5 seconds
+    monkeypatch.setattr(bench, "perf_counter", lambda: next(clock))
+    bench.main([*SMALL, "--patience", "2"])
+    assert calls["associative_scan"] == 4  # in each pass a short warm-up, and one call
+    assert calls["torch"] > 4
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if "(one call)" in line] == ["5", "5"]
+
+
+def test_nothing_is_quick(capsys):
+    bench.main([*SMALL, "--patience", "0", "--only", "torch"])
+    assert capsys.readouterr().out.count("(one call)") == 2
 
 
 def test_every_way_is_the_same_map():
     options = bench._parser().parse_args(SMALL)
-    problem = bench._problem(options)
+    problem = bench._problem(options, options.length)
     scans = bench._scans(options)
-    assert {"cpu", "torch", "associative_scan"} <= scans.keys()
+    assert {"cpu", "torch", "associative_scan", "transformers"} <= scans.keys()
     expected = scans["torch"](*problem)
     for scan in scans.values():
         torch.testing.assert_close(scan(*problem), expected, rtol=1e-5, atol=1e-6)
@@ -47,3 +84,13 @@ def test_the_backend_of_a_gpu_is_triton(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name in ("triton", "mamba_ssm"))
     scans = bench._scans(argparse.Namespace(device="cuda", only=None))
     assert list(scans) == ["triton", "torch", "associative_scan", "mamba_ssm"]
+
+
+def test_per_cent_of_the_ceiling_is_of_what_is_measured(monkeypatch, tmp_path):
+    """With memory ten times as slow, memory is the wall and the per cent grow."""
+    monkeypatch.setattr(bench, "exponentials_per_second", lambda device: 1e12)
+    for rate in (1e3, 1e4):
+        monkeypatch.setattr(bench, "bytes_per_second", lambda device, rate=rate: rate)
+        bench.main([*SMALL, "--only", "torch", "--file", str(tmp_path / "scan.json")])
+        of = timing.load_results(tmp_path / "scan.json")["results"]["passes"]["forward"]
+        assert of["floor"] == of["counts"]["bytes"] / rate

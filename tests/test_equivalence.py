@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,10 @@ import pytest
 import scipy.signal
 import torch
 
-from ssmlab import DiscreteStateSpace, diagonal, lti, nn, s4
+from ssmlab import DiscreteStateSpace, diagonal, family, lti, nn, s4
+from ssmlab.nn import attention, rwkv
 from ssmlab.nn.layers import StateSpaceLayer
+from ssmlab.nn.sequence import SequenceLayer
 
 torch.set_num_threads(1)
 LENGTHS = (1, 2, 7, 64, 1001)
@@ -25,7 +28,7 @@ LENGTHS = (1, 2, 7, 64, 1001)
 Way = Callable[[Any, np.ndarray, np.ndarray | None], np.ndarray]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """A model, the shapes that it takes, and the ways in which it can be run."""
 
@@ -226,6 +229,239 @@ def s4_layer(name: str, make: Callable[[], StateSpaceLayer], dtype: str, **ways:
     )
 
 
+# --- the family ----------------------------------------------------------------------------------
+#
+# A model of tokens is a function of the length, since its coefficients come with the tokens.
+
+Tokens = Callable[[int], family.Member]
+
+
+def token_coefficients(name: str) -> Tokens:
+    """Make a member of random tokens, the first of which do not depend on the length."""
+
+    def make(length: int) -> family.Member:
+        rng = np.random.default_rng(3)
+        q, k = rng.normal(size=(length, 2, 4)).swapaxes(0, 1)
+        rng = np.random.default_rng(4)
+        decay, (beta, alpha) = rng.uniform(0.5, 1, (length, 4)), rng.uniform(0.2, 1, (2, length))
+        unit = k / np.linalg.norm(k, axis=1, keepdims=True)
+        members = {
+            "linear attention": lambda: family.linear_attention(q, k),
+            "retention": lambda: family.retention(q, k, 0.96875),
+            "GLA": lambda: family.gla(q, k, decay),
+            "RWKV-6": lambda: family.rwkv6(q, k, decay, [0.5, -1.0, 2.0, 1.0]),
+            "DeltaNet": lambda: family.deltanet(q, unit, beta),
+            "gated DeltaNet": lambda: family.gated_deltanet(q, unit, beta, alpha),
+            "RWKV-4": lambda: family.RWKV4(5 * k[:, :3], [0.0, 0.1, 2.0], [0.5, -1.0, 2.0]),
+            "attention": lambda: family.Attention(q, k),
+        }
+        return members[name]()
+
+    return make
+
+
+def member_state(member: family.Member, h0: np.ndarray | None) -> Any:
+    """Read the state of a member out of an array."""
+    if h0 is None or isinstance(member, family.Memory):
+        return h0
+    if isinstance(member, family.RWKV4):
+        return type(member.initial_state(3))(h0[0], np.abs(h0[1]) + 0.1, 3 * h0[2])
+    return family.Cache(h0[:, :4], h0[:, 4:])
+
+
+def member_way(form: str, **options: int) -> Way:
+    def way(make: Tokens, x: np.ndarray, h0: np.ndarray | None) -> np.ndarray:
+        member = make(len(x))
+        return getattr(member, form)(x, member_state(member, h0), **options)[0]
+
+    return way
+
+
+def mixing(make: Tokens, x: np.ndarray, h0: np.ndarray | None) -> np.ndarray:
+    """M x, with what an initial state adds taken from the recurrence of a zero input."""
+    member = make(len(x))
+    M = member.mixing_matrix()
+    y = np.einsum("cij,jc->ic", M, x) if M.ndim == 3 else M @ x
+    return y if h0 is None else y + member.recurrence(0 * x, h0)[0]
+
+
+def memory_written_out(make: Tokens, x: np.ndarray, h0: np.ndarray | None) -> np.ndarray:
+    """y_i = sum_j q_i G_i ... G_{j+1} beta_j k_j x_j, by products of matrices, in long double."""
+    member = make(len(x))
+    q, k, x = (a.astype(np.longdouble) for a in (member.q, member.k, x))
+    length = len(x)
+    a = np.broadcast_to(member.decay, k.shape)
+    beta = np.zeros(length) if member.beta is None else member.beta
+    b = k if member.beta is None else beta[:, None] * k
+    y, rows = 0 * x, np.zeros_like(q)
+    for j in reversed(range(length)):
+        if member.bonus is None:
+            rows[j] = q[j]
+            y[j:] += np.outer(rows[j:] @ b[j], x[j])
+        else:
+            y[j] += q[j] @ (member.bonus * k[j]) * x[j]
+            y[j + 1 :] += np.outer(rows[j + 1 :] @ b[j], x[j])
+        rows[j:] = (rows[j:] - np.outer(rows[j:] @ k[j], beta[j] * k[j])) * a[j]
+        if member.bonus is not None:
+            rows[j] = q[j]
+    return y if h0 is None else y + rows @ h0
+
+
+def rwkv4_written_out(make: Tokens, x: np.ndarray, h0: np.ndarray | None) -> np.ndarray:
+    member = make(len(x))
+    k, w, u = (a.astype(np.longdouble) for a in (member.k, member.w, member.u))
+    y, t = 0 * x.astype(np.longdouble), np.arange(len(x))
+    for i in t:
+        weights = np.exp(np.vstack([k[:i] - (i - 1 - t[:i, None]) * w, u + k[i]]))
+        above, below = (weights * x[: i + 1]).sum(0), weights.sum(0)
+        if h0 is not None:
+            state = member_state(member, h0)
+            reach = np.exp(state.maximum - i * w)
+            above, below = above + reach * state.numerator, below + reach * state.denominator
+        y[i] = above / below
+    return y
+
+
+def attention_written_out(make: Tokens, x: np.ndarray, h0: np.ndarray | None) -> np.ndarray:
+    member = make(len(x))
+    past = np.zeros((0, 6)) if h0 is None else h0
+    keys, values = np.vstack([past[:, :4], member.k]), np.vstack([past[:, 4:], x])
+    y = 0 * x.astype(np.longdouble)
+    for i, q in enumerate(member.q):
+        seen = len(past) + i + 1
+        weights = np.exp(keys[:seen].astype(np.longdouble) @ q / 2)
+        y[i] = weights @ values[:seen] / weights.sum()
+    return y
+
+
+def member(name: str, written_out: Way, ports: int, state: tuple[int, ...]) -> Case:
+    ways = {
+        "written-out sum": written_out,
+        "recurrence": member_way("recurrence"),
+        "parallel": member_way("parallel"),
+        "chunks of 1": member_way("chunked", chunk=1),
+        "chunks of 16": member_way("chunked"),
+    }
+    if written_out is memory_written_out:
+        ways["mixing matrix"] = mixing
+    return Case(
+        name=name,
+        make=lambda _: token_coefficients(name),
+        ways=ways,
+        ports=(ports,),
+        state=state,
+        dtype="float64",
+    )
+
+
+def lru_written_out(model: family.LRU, x: np.ndarray, h0: np.ndarray | None) -> np.ndarray:
+    """y_i = Re sum_j C lambda^{i-j} gamma B x_j + D x_i, in long double."""
+    A, B, C, D = (getattr(model.system, name) for name in ("A_bar", "B_bar", "C", "D"))
+    powers = A.astype(np.clongdouble) ** np.arange(len(x) + 1)[:, None]
+    y = (D.real @ x.T).T.astype(np.longdouble)
+    for o, i in np.ndindex(D.shape):
+        y[:, o] += np.convolve((powers[:-1] @ (C[o] * B[:, i])).real, x[:, i])[: len(x)]
+    return y if h0 is None else y + (powers[1:] @ (C * h0).T).real
+
+
+def lru(form: str) -> Way:
+    return lambda model, x, h0: getattr(model, form)(x, h0)[0]
+
+
+def layer_forward(layer: SequenceLayer, x: np.ndarray, h0: np.ndarray | None) -> np.ndarray:
+    state = None if h0 is None else layer_state(layer, h0)
+    return layer(torch.tensor(x)[None], state)[0].detach().numpy()
+
+
+@torch.no_grad()
+def layer_steps(layer: SequenceLayer, x: np.ndarray, h0: np.ndarray | None) -> np.ndarray:
+    state = layer.initial_state(1) if h0 is None else layer_state(layer, h0)
+    outputs = []
+    for x_t in torch.tensor(x):
+        y_t, state = layer.step(x_t[None], state)
+        outputs.append(y_t[0])
+    return torch.stack(outputs).numpy()
+
+
+def layer_state(layer: SequenceLayer, h0: np.ndarray) -> Any:
+    """Read the state of a layer out of an array."""
+    state = torch.tensor(h0)[None]
+    if isinstance(layer, nn.RWKV):
+        last, numerator, denominator, maximum = state.unbind(1)
+        return rwkv.State(last, rwkv.Mean(numerator, denominator.abs() + 0.1, maximum))
+    if isinstance(layer, nn.Attention):
+        return attention.Cache(*state.chunk(2, -1))
+    return state
+
+
+def in_double(layer: SequenceLayer) -> dict[str, np.ndarray]:
+    return {name: p.detach().double().numpy() for name, p in layer.named_parameters()}
+
+
+def lru_by_steps(layer: nn.LRU, x: np.ndarray, h0: np.ndarray | None) -> np.ndarray:
+    p = in_double(layer)
+    B, C = p["B"] @ [1, 1j], p["C"] @ [1, 1j]
+    model = family.LRU(p["nu"], p["theta"], B, C, p["D"])
+    gain = np.exp(p["gamma_log"]) / model.gamma
+    model = family.LRU(p["nu"], p["theta"], gain[:, None] * B, C, p["D"])
+    return lru_written_out(model, x.astype(float), h0)
+
+
+def retnet_in_numpy(layer: nn.RetNet, x: np.ndarray, h0: np.ndarray | None) -> np.ndarray:
+    p, heads = in_double(layer), layer.heads
+    q, k, v, g = (x @ p["in_proj.weight"].T).reshape(len(x), 4, heads, -1).transpose(1, 2, 0, 3)
+    member = family.retention(q, k, family.retention_decays(heads))
+    state = None if h0 is None else h0.astype(float)
+    y, _ = member.recurrence(v, state)
+    y = family.swish(g) * family.head_norm(y)
+    return np.moveaxis(y, 0, 1).reshape(len(x), -1) @ p["out_proj.weight"].T
+
+
+def rwkv_in_numpy(layer: nn.RWKV, x: np.ndarray, h0: np.ndarray | None) -> np.ndarray:
+    p, x = in_double(layer), x.astype(float)
+    before = np.vstack([0 * x[:1] if h0 is None else h0[:1], x[:-1]])
+    k, v, r = (
+        (mix * x + (1 - mix) * before) @ p[f"{name}.weight"].T
+        for mix, name in zip(p["mix"], ("key", "value", "receptance"), strict=True)
+    )
+    model = family.RWKV4(k, np.exp(p["decay"]), p["bonus"])
+    state = model.initial_state(k.shape[1])
+    if h0 is not None:
+        h0 = h0.astype(float)
+        state = type(state)(h0[1], np.abs(h0[2]) + 0.1, h0[3])
+    return model.recurrence(v, state)[0] / (1 + np.exp(-r)) @ p["out_proj.weight"].T
+
+
+def attention_in_numpy(layer: nn.Attention, x: np.ndarray, h0: np.ndarray | None) -> np.ndarray:
+    p, heads, size = in_double(layer), layer.heads, layer.size
+    q, k, v = (x @ p["in_proj.weight"].T).reshape(len(x), 3, heads, size).transpose(1, 2, 0, 3)
+    past = 0 if h0 is None else h0.shape[1]
+    angle = np.outer(past + np.arange(len(x)), 10000.0 ** -(np.arange(0, size, 2) / size))
+    q, k = (np.exp(1j * angle) * (z[..., ::2] + 1j * z[..., 1::2]) for z in (q, k))
+    q, k = (np.stack([z.real, z.imag], -1).reshape(v.shape) for z in (q, k))
+    cache = None if h0 is None else family.Cache(*np.split(h0.astype(float), 2, axis=-1))
+    y, _ = family.Attention(q, k).parallel(v, cache)
+    return np.moveaxis(y, 0, 1).reshape(len(x), -1) @ p["out_proj.weight"].T
+
+
+def layer(
+    name: str, make: Callable[[], SequenceLayer], dtype: str, reference: Way, *state: int
+) -> Case:
+    def build(_: Callable) -> SequenceLayer:
+        torch.manual_seed(0)
+        return make().to(getattr(torch, dtype))
+
+    return Case(
+        name=f"layer {name}, {dtype}",
+        make=build,
+        ways={"numpy": reference, "forward": layer_forward, "step by step": layer_steps},
+        ports=(8,),
+        state=state,
+        dtype=dtype,
+        state_dtype="complex128" if name == "LRU" else None,
+    )
+
+
 CASES = [
     time_invariant(None, None, "dense", "float64", "zoh"),
     time_invariant(None, None, "dense", "float32", "bilinear"),
@@ -251,6 +487,42 @@ CASES = [
             ("lin", "bilinear", "float32"),
         )
     ),
+    *(
+        member(name, memory_written_out, 3, (4, 3))
+        for name in (
+            "linear attention",
+            "retention",
+            "GLA",
+            "RWKV-6",
+            "DeltaNet",
+            "gated DeltaNet",
+        )
+    ),
+    member("RWKV-4", rwkv4_written_out, 3, (3, 3)),
+    member("attention", attention_written_out, 2, (5, 6)),
+    Case(
+        name="LRU",
+        make=lambda _: family.LRU.ring(6, 3, r_min=0.5, seed=1),
+        ways={
+            "written-out sum": lru_written_out,
+            "recurrence": lru("recurrence"),
+            "parallel": lru("parallel"),
+        },
+        ports=(3,),
+        state=(6,),
+        dtype="float64",
+        state_dtype="complex128",
+    ),
+    *(
+        layer(*row[:2], dtype, *row[2:])
+        for row in (
+            ("LRU", lambda: nn.LRU(8, 6), lru_by_steps, 6),
+            ("RetNet", lambda: nn.RetNet(8, 2, chunk=16), retnet_in_numpy, 2, 4, 4),
+            ("RWKV", lambda: nn.RWKV(8), rwkv_in_numpy, 4, 8),
+            ("attention", lambda: nn.Attention(8, 2), attention_in_numpy, 2, 5, 8),
+        )
+        for dtype in ("float64", "float32")
+    ),
 ]
 
 
@@ -259,15 +531,24 @@ CASES = [
 ROWS = [(case, way) for case in CASES for way in list(case.ways)[1:]]
 
 
-@pytest.mark.parametrize("length", LENGTHS)
-@pytest.mark.parametrize("start", ["zero", "non-zero"])
-@pytest.mark.parametrize(("case", "way"), ROWS, ids=[f"{case.name}: {way}" for case, way in ROWS])
-def test_every_way_is_the_same_map(case, way, length, start, random_system):
+@cache
+def problem(case: Case, length: int, start: str, random_system: Callable) -> tuple[Any, ...]:
+    """Return the model, x, h0 and what the reference makes of them."""
     model = case.make(random_system)
     x = noise(1, (length, *case.ports), case.dtype)
     h0 = None if start == "zero" else noise(2, case.state, case.state_dtype or case.dtype)
     reference, *_ = case.ways.values()
-    y, expected = case.ways[way](model, x, h0), reference(model, x, h0)
+    return model, x, h0, reference(model, x, h0)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("start", ["zero", "non-zero"])
+@pytest.mark.parametrize(("case", "way"), ROWS, ids=[f"{case.name}: {way}" for case, way in ROWS])
+def test_every_way_is_the_same_map(case, way, length, start, random_system, request):
+    if length == max(LENGTHS):
+        request.getfixturevalue("unchecked")  # for speed
+    model, x, h0, expected = problem(case, length, start, random_system)
+    y = case.ways[way](model, x, h0)
     assert y.shape == expected.shape
     tolerance = 50 * np.finfo(case.dtype).eps * np.abs(expected).max()
     assert np.abs(y - expected).max() <= tolerance

@@ -309,7 +309,7 @@ def test_memory_of_the_gradient_is_that_of_a_few_inputs():
     from ssmlab.ops import scan_cpu
 
     p = problem(1, 4096, 256, 16, dtype="float32")
-    plan = scan_cpu._Plan(p["x"], p["A"], p["B"], p["C"], 16)
+    plan = scan_cpu._Plan(p["x"], p["A"], p["B"], p["C"])
     parts = 2 * plan.parts(p["B"]).numel()
     saved = 4096 // scan_cpu.T * 256 * 16
     assert parts + saved <= 2 * p["x"].numel()

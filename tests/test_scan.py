@@ -83,6 +83,27 @@ def test_counts_of_chunks():
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("lanes", [1, 2, 3, 1000])
+def test_steps_are_those_of_a_machine_with_lanes(method, length, lanes):
+    """A machine takes up to ``lanes`` pairs of a level at a time."""
+    result = METHODS[method](int.__add__, [1] * length)
+    steps = 0
+    for level in result.levels:
+        waiting = list(level)
+        while waiting:
+            del waiting[:lanes]
+            steps += 1
+    assert result.steps(lanes) == steps
+    assert result.depth <= steps <= result.work
+
+
+def test_lanes_must_be_positive():
+    with pytest.raises(ValueError, match="lanes must be at least 1"):
+        scan.sequential(int.__add__, [1]).steps(0)
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_nothing_to_scan(method):
     with pytest.raises(ValueError, match="at least one element"):
         METHODS[method](int.__add__, [])

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ssmlab import _check, diagonal, ops, s4
 from ssmlab._typing import Complex, Float
+from ssmlab.nn import _check as nn_check
 
 Signal = Float[Tensor, "batch length channels"]
 Sample = Float[Tensor, "batch channels"]
@@ -42,12 +43,7 @@ class StateSpaceLayer(torch.nn.Module, ABC):
         super().__init__()
         self.channels = _check.count("channels", channels)
         self.bidirectional = bidirectional
-        dt_min, dt_max = _check.number("dt_min", dt_min), _check.number("dt_max", dt_max)
-        if not 0 < dt_min <= dt_max:
-            raise ValueError(
-                f"dt_min and dt_max must be positive and in this order; got {dt_min} and {dt_max}: "
-                "pass the range of the step sizes, such as 0.001 and 0.1"
-            )
+        dt_min, dt_max = nn_check.step_sizes(dt_min, dt_max)
         shape = (channels, len(A))
         uniform = torch.rand(channels, dtype=torch.float64)
         log_dt = math.log(dt_min) + uniform * (math.log(dt_max) - math.log(dt_min))
@@ -59,7 +55,14 @@ class StateSpaceLayer(torch.nn.Module, ABC):
         self.D = torch.nn.Parameter(torch.randn(channels))
         self.register_buffer("B", _pairs(B).to(self.D.dtype))
 
-    def forward(self, x: Signal, state: States | None = None, *, rate: float = 1.0) -> Signal:
+    def forward(
+        self,
+        x: Signal,
+        state: States | None = None,
+        *,
+        rate: float = 1.0,
+        return_state: bool = False,
+    ) -> Signal | tuple[Signal, States]:
         r"""Run over the whole sequence at once, as a convolution.
 
         Parameters
@@ -70,30 +73,36 @@ class StateSpaceLayer(torch.nn.Module, ABC):
             The state before the first sample; zero by default.
         rate : float
             Factor on every step size: 2 for a signal that keeps every second sample.
+        return_state : bool
+            Whether to return the state after the last sample too.
 
         Returns
         -------
         y : Tensor, (batch, length, channels)
+        state : Tensor, (batch, channels, modes)
+            With ``return_state``: give it to ``step``, or to the next ``forward``.
 
         Raises
         ------
         TypeError, ValueError
-            If ``x`` or ``state`` has the wrong type or shape, ``rate`` is not positive, or there
-            is a state in a bidirectional layer.
+            If ``x`` or ``state`` has the wrong type or shape, ``rate`` is not positive, or a state
+            is given to or asked of a bidirectional layer.
         """
-        _check_input("x", x, ("batch", "length"), self.D)
+        nn_check.signal("x", x, ("batch", "length"), self.D, self.channels)
         rate, length = _positive_rate(rate), x.shape[1]
         K_bar = self.kernel(length, rate=rate)
         if self.bidirectional:
-            if state is not None:
+            if state is not None or return_state:
                 raise ValueError(_NO_STATE)
             backward = ops.fft_convolution(x.flip(1), K_bar[1]).flip(1)
             return ops.fft_convolution(x, K_bar[0]) + backward + self.D * x
         y = ops.fft_convolution(x, K_bar) + self.D * x
-        if state is None:
+        if state is not None:
+            self._check_state(state, len(x))
+            y = y + self._response(self._advance(state, 0 * self.D, rate), length, rate)
+        if not return_state:
             return y
-        self._check_state(state, len(x))
-        return y + self._response(self._advance(state, 0 * self.D, rate), length, rate)
+        return y, self._last_state(x, self.initial_state(len(x)) if state is None else state, rate)
 
     def step(self, x_t: Sample, state: States, *, rate: float = 1.0) -> tuple[Sample, States]:
         r"""Run for one sample, as a recurrent network.
@@ -118,7 +127,7 @@ class StateSpaceLayer(torch.nn.Module, ABC):
             layer is bidirectional.
         """
         self._check_causal()
-        _check_input("x_t", x_t, ("batch",), self.D)
+        nn_check.signal("x_t", x_t, ("batch",), self.D, self.channels)
         self._check_state(state, len(x_t))
         state = self._advance(state, x_t, _positive_rate(rate))
         y_t = 2 * (_complex(self.C) * state).real.sum(-1)
@@ -148,6 +157,30 @@ class StateSpaceLayer(torch.nn.Module, ABC):
     @abstractmethod
     def _response(self, z: Modes, length: int, rate: float) -> Float[Tensor, "... length channels"]:
         """Compute 2 Re(C A_bar^l z) for l < length, in the type of C."""
+
+    def _last_state(self, x: Signal, z: States, rate: float) -> States:
+        r"""Compute the state after x from the one before it, in blocks of T samples, T about √L.
+
+        .. math:: z_{k+T} = \bar A^T z_k + \sum_{j < T} \bar A^{T-1-j} \bar B x_{k+1+j}
+
+        as real matrices on (Re z, Im z), whose columns come from T steps of the recurrence.
+        """
+        T = math.isqrt(x.shape[1])
+        rest = x.shape[1] % T
+        for x_t in x[:, :rest].unbind(1):
+            z = self._advance(z, x_t, rate)
+        unit = torch.eye(2 * z.shape[-1], dtype=torch.float64, device=z.device)
+        unit = torch.view_as_complex(unit.unflatten(1, (-1, 2)))[:, None]
+        B_bar = self._advance(torch.zeros_like(z[:1]), torch.ones_like(self.D), rate)
+        columns, inputs = torch.cat([unit.expand(-1, self.channels, -1), B_bar]), []
+        for _ in range(T):
+            inputs.append(_real(columns[-1]))
+            columns = self._advance(columns, 0 * self.D, rate)
+        A_T, forces = _real(columns[:-1]), torch.stack(inputs[::-1])
+        h = _real(z)
+        for block in x[:, rest:].double().split(T, 1):
+            h = torch.einsum("bcs,scr->bcr", h, A_T) + torch.einsum("btc,tcr->bcr", block, forces)
+        return torch.view_as_complex(h.unflatten(-1, (-1, 2)))
 
     def _A(self) -> Modes:
         return torch.complex(-self.log_decay.double().exp(), self.frequency.double())
@@ -327,6 +360,10 @@ def _complex(pairs: Float[Tensor, "... 2"]) -> Complex[Tensor, "..."]:
     return torch.view_as_complex(pairs.double())
 
 
+def _real(z: Complex[Tensor, "... modes"]) -> Float[Tensor, "... state"]:
+    return torch.view_as_real(z).flatten(-2)
+
+
 def _complex_type(value: Tensor) -> torch.dtype:
     return torch.complex64 if value.dtype == torch.float32 else torch.complex128
 
@@ -338,16 +375,3 @@ def _positive_rate(rate: float) -> float:
             f"rate must be positive; got {result}: pass 2 for a signal with half of the samples"
         )
     return result
-
-
-def _check_input(name: str, x: Tensor, axes: tuple[str, ...], like: Tensor) -> None:
-    if x.ndim != len(axes) + 1 or x.shape[-1] != len(like) or 0 in x.shape:
-        raise ValueError(
-            f"{name} must have shape ({', '.join(axes)}, {len(like)}) and not be empty; got "
-            f"{tuple(x.shape)}: put the {len(like)} channels last"
-        )
-    if x.dtype != like.dtype:
-        raise TypeError(
-            f"{name} must be {like.dtype}, as the layer's parameters are; got {x.dtype}: convert "
-            f"it, or the layer with layer.to({x.dtype})"
-        )

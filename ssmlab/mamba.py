@@ -1,0 +1,133 @@
+r"""Mamba's forward pass in NumPy, as its equations read: what ``ssmlab.nn`` computes fast.
+
+Weights are a mapping from the official checkpoints' names to arrays, such as
+``safetensors.numpy.load_file("model.safetensors")``. In float64. Derived in chapter 14.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from scipy.special import expit
+
+from ssmlab._typing import Float, Inexact, Integer, ndarray
+from ssmlab.selective import selective_scan
+
+Signal = Float[ndarray, "batch length channels"]
+Weights = Mapping[str, ndarray]
+EPSILON = 1e-5
+
+
+def silu(x: Inexact[ndarray, "..."]) -> Inexact[ndarray, "..."]:
+    r"""Compute :math:`x / (1 + e^{-x})`.
+
+    >>> silu(np.array([-20.0, 0.0, 20.0])).round(3)
+    array([-0.,  0., 20.])
+    """
+    return x * expit(x)
+
+
+def rms_norm(x: Signal, weight: Float[ndarray, "channels"]) -> Signal:
+    r"""Compute :math:`w x / \sqrt{\operatorname{mean}(x^2) + 10^{-5}}`, the mean over channels.
+
+    >>> rms_norm(np.array([[[3.0, 4.0]]]), np.ones(2)).round(3)
+    array([[[0.849, 1.131]]])
+    """
+    return weight * x / np.sqrt((x**2).mean(-1, keepdims=True) + EPSILON)
+
+
+def causal_convolution(
+    x: Signal, weight: Float[ndarray, "channels taps"], bias: Float[ndarray, "channels"]
+) -> Signal:
+    r"""Compute :math:`y_t = b + \sum_j w_j x_{t - (n - 1) + j}` in each channel, from zeros.
+
+    >>> x = np.array([1.0, 2.0, 3.0]).reshape(1, 3, 1)
+    >>> causal_convolution(x, np.array([[10.0, 1.0]]), np.zeros(1)).ravel()
+    array([ 1., 12., 23.])
+    """
+    length, taps = x.shape[1], weight.shape[1]
+    padded = np.pad(x, [(0, 0), (taps - 1, 0), (0, 0)])
+    return bias + sum(weight[:, j] * padded[:, j : j + length] for j in range(taps))
+
+
+def block(x: Signal, weights: Weights, prefix: str = "") -> Signal:
+    r"""Run one Mamba block over a sequence.
+
+    .. math:: [u, z] = W_\text{in} x, \quad u \leftarrow \operatorname{silu}(\text{conv}(u)), \quad
+              [r, B, C] = W_x u, \quad \Delta = \operatorname{softplus}(W_\Delta r + b)
+
+    .. math:: y = W_\text{out} \, ((\text{scan}(u; \Delta, A, B, C) + D u) \odot
+              \operatorname{silu}(z))
+
+    Parameters
+    ----------
+    x : ndarray, (batch, length, channels)
+    weights : mapping
+        ``in_proj.weight``, ``conv1d.weight``, ``conv1d.bias``, ``x_proj.weight``,
+        ``dt_proj.weight``, ``dt_proj.bias``, ``A_log``, ``D`` and ``out_proj.weight``.
+    prefix : str
+        What stands before these names.
+
+    Returns
+    -------
+    y : ndarray, (batch, length, channels)
+
+    Notes
+    -----
+    Source: Gu and Dao, arXiv:2312.00752, section 3.4; chapter 14.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from ssmlab import nn
+    >>> layer, x = nn.Mamba(4).double(), torch.randn(1, 9, 4, dtype=torch.float64)
+    >>> weights = {name: p.detach().numpy() for name, p in layer.named_parameters()}
+    >>> np.allclose(block(x.numpy(), weights), layer(x).detach())
+    True
+    """
+    names = ("in_proj", "conv1d", "x_proj", "dt_proj", "out_proj")
+    W_in, taps, W_x, W_dt, W_out = (weights[f"{prefix}{name}.weight"] for name in names)
+    A, D = -np.exp(weights[f"{prefix}A_log"]), weights[f"{prefix}D"]
+    u, z = np.split(x @ W_in.T, 2, axis=-1)
+    u = silu(causal_convolution(u, taps[:, 0], weights[f"{prefix}conv1d.bias"]))
+    rank, state = W_dt.shape[1], A.shape[1]
+    r, B, C = np.split(u @ W_x.T, [rank, rank + state], axis=-1)
+    dt = np.logaddexp(0, r @ W_dt.T + weights[f"{prefix}dt_proj.bias"])
+    y, _ = selective_scan(u, dt, A, B, C, D)
+    return (y * silu(z)) @ W_out.T
+
+
+def language_model(
+    tokens: Integer[ndarray, "batch length"], weights: Weights
+) -> Float[ndarray, "batch length vocabulary"]:
+    r"""Return the logits of a whole checkpoint after each token.
+
+    Parameters
+    ----------
+    tokens : ndarray, (batch, length)
+    weights : mapping
+        All tensors of a checkpoint, under their official names.
+
+    Returns
+    -------
+    logits : ndarray, (batch, length, vocabulary)
+
+    Examples
+    --------
+    >>> import torch
+    >>> from ssmlab import nn
+    >>> model, tokens = nn.LanguageModel(8, 4, layers=2).double(), torch.tensor([[3, 1, 4]])
+    >>> weights = {f"backbone.{name}": p.detach().numpy() for name, p in model.named_parameters()}
+    >>> np.allclose(language_model(tokens.numpy(), weights), model(tokens).detach())
+    True
+    """
+    weights = {name: np.asarray(w, np.float64) for name, w in weights.items()}
+    names = ("backbone.embedding.weight", "backbone.embeddings.weight")
+    embedding = next(weights[name] for name in names if name in weights)
+    layers = sum(name.endswith(".mixer.D") for name in weights)
+    x = embedding[tokens]
+    for i in range(layers):
+        start = f"backbone.layers.{i}."
+        x = x + block(rms_norm(x, weights[f"{start}norm.weight"]), weights, f"{start}mixer.")
+    return rms_norm(x, weights["backbone.norm_f.weight"]) @ embedding.T

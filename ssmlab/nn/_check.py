@@ -1,0 +1,32 @@
+"""Checks of what a layer is given: one sentence that says what came and what to do."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ssmlab import _check
+
+
+def signal(name: str, x: Tensor, axes: tuple[str, ...], like: Tensor, channels: int) -> None:
+    """Ask for a signal with these axes and the channels last, of the type of the parameters."""
+    if x.ndim != len(axes) + 1 or x.shape[-1] != channels or 0 in x.shape:
+        raise ValueError(
+            f"{name} must have shape ({', '.join(axes)}, {channels}) and not be empty; got "
+            f"{tuple(x.shape)}: put the {channels} channels last"
+        )
+    if x.dtype != like.dtype:
+        raise TypeError(
+            f"{name} must be {like.dtype}, as the layer's parameters are; got {x.dtype}: convert "
+            f"it, or the layer with layer.to({x.dtype})"
+        )
+
+
+def step_sizes(dt_min: float, dt_max: float) -> tuple[float, float]:
+    """Return the range from which step sizes are drawn."""
+    dt_min, dt_max = _check.number("dt_min", dt_min), _check.number("dt_max", dt_max)
+    if not 0 < dt_min <= dt_max:
+        raise ValueError(
+            f"dt_min and dt_max must be positive and in this order; got {dt_min} and {dt_max}: "
+            "pass the range of the step sizes, such as 0.001 and 0.1"
+        )
+    return dt_min, dt_max

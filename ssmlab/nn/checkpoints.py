@@ -1,0 +1,294 @@
+r"""Read and write a Mamba language model under the names of the official checkpoints.
+
+A checkpoint is a folder with ``config.json`` and ``model.safetensors`` (or several
+``model-*.safetensors``). Two spellings of both exist, that of state-spaces/mamba and that of
+transformers; both are read. Pickled weights (``.bin``, ``.pt``) are not: unpickling runs whatever
+program is inside. Chapter 14.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ssmlab import _check
+from ssmlab.nn.language_model import LanguageModel
+from ssmlab.nn.mamba import Mamba
+
+#: The embedding's name in each spelling; all other names agree.
+EMBEDDING = {
+    "state-spaces": "backbone.embedding.weight",
+    "transformers": "backbone.embeddings.weight",
+}
+HEAD = "lm_head.weight"
+
+#: What a configuration may say about things that this library has in one form only.
+FIXED: dict[str, dict[str, Any]] = {
+    "state-spaces": {
+        "rms_norm": True,
+        "tie_embeddings": True,
+        "d_intermediate": 0,
+        "attn_layer_idx": [],
+        "ssm_cfg.layer": "Mamba1",
+        "ssm_cfg.bias": False,
+        "ssm_cfg.conv_bias": True,
+    },
+    "transformers": {
+        "model_type": "mamba",
+        "hidden_act": "silu",
+        "layer_norm_epsilon": 1e-5,
+        "tie_word_embeddings": True,
+        "use_bias": False,
+        "use_conv_bias": True,
+    },
+}
+
+
+def load_checkpoint(
+    folder: str | Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> LanguageModel:
+    """Make the language model whose sizes and weights are in a folder.
+
+    Parameters
+    ----------
+    folder : path
+        With ``config.json`` and ``model.safetensors``, or several ``model-*.safetensors``.
+    dtype : torch.dtype
+        Type of the parameters, whatever that of the file.
+    device : str
+
+    Returns
+    -------
+    LanguageModel
+        In evaluation mode.
+
+    Raises
+    ------
+    FileNotFoundError
+        If one of the files is not there.
+    ValueError
+        If a file is damaged; if the configuration asks for what is not here, by name; if a tensor
+        is unknown, missing or of another shape, by name; or if the head is not the embedding.
+
+    Notes
+    -----
+    Logits are those of transformers' ``MambaForCausalLM``, to float32 rounding.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> model = LanguageModel(vocabulary=16, channels=8, layers=1)
+    >>> with TemporaryDirectory() as folder:
+    ...     save_checkpoint(model, folder)
+    ...     same = load_checkpoint(folder)
+    >>> tokens = torch.tensor([[3, 1, 4]])
+    >>> torch.equal(model(tokens), same(tokens))
+    True
+    """
+    folder = Path(folder)
+    with torch.device("meta"):
+        model = LanguageModel(**_sizes(_read_config(folder)))
+    tensors = _read_tensors(folder)
+    weights = _in_our_names(tensors, model.state_dict())
+    model.load_state_dict({name: w.to(device, dtype) for name, w in weights.items()}, assign=True)
+    return model.eval()
+
+
+def save_checkpoint(
+    model: LanguageModel, folder: str | Path, *, naming: str = "transformers"
+) -> None:
+    """Write a model's sizes and weights, whole or not at all.
+
+    Parameters
+    ----------
+    model : LanguageModel
+        Made of Mamba blocks.
+    folder : path
+        Made if it is not there. Its ``config.json`` and ``model.safetensors`` are replaced.
+    naming : {"transformers", "state-spaces"}
+
+    Raises
+    ------
+    ValueError
+        If the model has other mixers, or the naming is unknown.
+
+    Notes
+    -----
+    Everything is written under other names first; a failure leaves the folder as it was. The type
+    of the weights is that of the model: ``save_checkpoint(model.half(), ...)`` halves the file.
+    """
+    _check.choice("naming", naming, EMBEDDING)
+    mixers = [block.mixer for block in model.layers]
+    if not all(isinstance(mixer, Mamba) for mixer in mixers):
+        raise ValueError(
+            f"model must be made of Mamba blocks; got {type(mixers[0]).__name__}: the official "
+            "format has no names for others; use torch.save(model.state_dict(), ...)"
+        )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {_official(name, naming): w.contiguous() for name, w in model.state_dict().items()}
+    if naming == "state-spaces":  # its loader asks for the head too
+        tensors[HEAD] = tensors[EMBEDDING[naming]].clone()
+    config = json.dumps(_config(model, naming), indent=1) + "\n"
+    writers: dict[str, Callable[[Path], object]] = {
+        "model.safetensors": lambda path: save_file(tensors, path, {"format": "pt"}),
+        "config.json": lambda path: path.write_text(config, "utf8"),
+    }
+    unfinished = {name: folder / f"{name}.unfinished" for name in writers}
+    try:
+        for name, write in writers.items():
+            write(unfinished[name])
+        for name, path in unfinished.items():
+            path.replace(folder / name)
+    finally:
+        for path in unfinished.values():
+            path.unlink(missing_ok=True)
+
+
+# --- the configuration ---------------------------------------------------------------------------
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"folder must hold config.json; found none in {folder}")
+    try:
+        config = json.loads(path.read_text("utf8"))
+        if not isinstance(config, dict):
+            raise ValueError("it holds no object")
+    except ValueError as error:
+        raise ValueError(f"{path} must be a JSON object; got: {error}: fetch it again") from None
+    return config
+
+
+def _sizes(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of LanguageModel, from either spelling of a configuration."""
+    if "d_model" in config:
+        ssm = config.get("ssm_cfg") or {}
+        config = config | {f"ssm_cfg.{key}": value for key, value in ssm.items()}
+        _refuse_other_models(config, "state-spaces")
+        names = ("d_model", "n_layer", "ssm_cfg.d_state", "ssm_cfg.d_conv", "ssm_cfg.expand")
+        rank, multiple = "ssm_cfg.dt_rank", config.get("pad_vocab_size_multiple", 8)
+    else:
+        _refuse_other_models(config, "transformers")
+        names = ("hidden_size", "num_hidden_layers", "state_size", "conv_kernel", "expand")
+        rank, multiple = "time_step_rank", 1
+    ours = ("channels", "layers", "state", "conv", "expand", "vocabulary", "dt_rank")
+    defaults = {names[2]: 16, names[3]: 4, names[4]: 2, rank: "auto"}
+    sizes = {}
+    for name, official in zip(ours, (*names, "vocab_size", rank), strict=True):
+        size = config.get(official, defaults.get(official))
+        if size == "auto" and official == rank:
+            continue
+        if type(size) is not int or size < 1:
+            raise ValueError(
+                f"config.json must give {official} as a positive whole number; got {size!r}: fetch "
+                "it again, or another checkpoint"
+            )
+        sizes[name] = size
+    sizes["vocabulary"] = -(-sizes["vocabulary"] // multiple) * multiple
+    return sizes
+
+
+def _refuse_other_models(config: dict[str, Any], naming: str) -> None:
+    for name, expected in FIXED[naming].items():
+        value = config.get(name, expected)
+        if value != expected:
+            raise ValueError(
+                f"config.json must have {name} = {expected!r}, the only form in this library; got "
+                f"{value!r}: load this checkpoint with the program that it was made for"
+            )
+
+
+def _config(model: LanguageModel, naming: str) -> dict[str, Any]:
+    mixer: Mamba = model.layers[0].mixer
+    conv, expand = mixer.conv1d.kernel_size[0], mixer.inner // mixer.channels
+    vocabulary, channels = model.embedding.weight.shape
+    if naming == "state-spaces":
+        ssm = {"d_state": mixer.state, "d_conv": conv, "expand": expand, "dt_rank": mixer.dt_rank}
+        return {
+            "d_model": channels,
+            "n_layer": len(model.layers),
+            "vocab_size": vocabulary,
+            "ssm_cfg": ssm,
+            "rms_norm": True,
+            "residual_in_fp32": True,
+            "fused_add_norm": True,
+            "pad_vocab_size_multiple": 1,
+        }
+    return {
+        "architectures": ["MambaForCausalLM"],
+        **FIXED[naming],
+        "vocab_size": vocabulary,
+        "hidden_size": channels,
+        "num_hidden_layers": len(model.layers),
+        "state_size": mixer.state,
+        "conv_kernel": conv,
+        "expand": expand,
+        "intermediate_size": mixer.inner,
+        "time_step_rank": mixer.dt_rank,
+        "residual_in_fp32": True,
+        "dtype": str(model.embedding.weight.dtype).removeprefix("torch."),
+    }
+
+
+# --- the weights ---------------------------------------------------------------------------------
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    paths = sorted([*folder.glob("model.safetensors"), *folder.glob("model-*.safetensors")])
+    if not paths:
+        raise FileNotFoundError(
+            f"folder must hold model.safetensors; found none in {folder}: pickled weights (.bin, "
+            ".pt) are not read, because unpickling runs programs; convert them to safetensors"
+        )
+    tensors: dict[str, Tensor] = {}
+    for path in paths:
+        try:
+            tensors |= load_file(path)
+        except SafetensorError as error:
+            raise ValueError(
+                f"{path} must be a whole safetensors file; got: {error}: fetch it again"
+            ) from None
+    return tensors
+
+
+def _in_our_names(tensors: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Check names and shapes against a model's; return the tensors under its names."""
+    naming = next((n for n, name in EMBEDDING.items() if name in tensors), "transformers")
+    shapes = {_official(name, naming): w.shape for name, w in expected.items()}
+    given = {name: w for name, w in tensors.items() if name != HEAD}
+    for problem, names in {
+        "missing": sorted(shapes.keys() - given.keys()),
+        "unknown": sorted(given.keys() - shapes.keys()),
+    }.items():
+        if names:
+            others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ValueError(
+                f"the checkpoint must hold the {len(shapes)} tensors that its config.json implies; "
+                f"got {names[0]}{others} {problem}: are config and weights of one model?"
+            )
+    for name, tensor in given.items():
+        if tensor.shape != shapes[name] or not tensor.is_floating_point():
+            raise ValueError(
+                f"{name} must be real, of shape {tuple(shapes[name])}, as config.json implies; got "
+                f"{tensor.dtype} of shape {tuple(tensor.shape)}: are config and weights of one "
+                "model?"
+            )
+    if HEAD in tensors and not torch.equal(tensors[HEAD], tensors[EMBEDDING[naming]]):
+        raise ValueError(
+            f"{HEAD} must equal {EMBEDDING[naming]}; it does not: a model with a head of its own "
+            "cannot be loaded here"
+        )
+    return {name: given[_official(name, naming)] for name in expected}
+
+
+def _official(name: str, naming: str) -> str:
+    return EMBEDDING[naming] if name == "embedding.weight" else f"backbone.{name}"

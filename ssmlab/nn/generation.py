@@ -1,0 +1,116 @@
+r"""Generate text, one token at a time, in memory that does not grow with its length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssmlab import _check
+from ssmlab._typing import Float, Int
+from ssmlab.nn.language_model import LanguageModel
+
+
+def generate(
+    model: LanguageModel,
+    prompt: Int[Tensor, "batch length"],
+    *,
+    tokens: int,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> Iterator[Int[Tensor, "batch"]]:
+    r"""Continue a prompt, token by token, each drawn from :math:`\operatorname{softmax}(l / T)`.
+
+    Parameters
+    ----------
+    model : LanguageModel
+    prompt : Tensor, (batch, length)
+        At least one token. It is read in parallel.
+    tokens : int
+        How many to generate.
+    temperature : float
+        T, at least 0; 0 takes the most likely token always.
+    top_p : float
+        Draw only from the most likely tokens that together have this probability, in (0, 1].
+    seed : int
+        Of the draws. torch's own generator stays as it was.
+
+    Returns
+    -------
+    iterator of Tensor, (batch,)
+        One item for each token, as soon as it is known.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type or is out of range: at the call, not at the first token.
+
+    Notes
+    -----
+    What is kept between two tokens is the model's state and nothing else. Same seed, machine and
+    number of threads: same text. Top-p: Holtzman et al., arXiv:1904.09751. Chapter 14.
+
+    Examples
+    --------
+    >>> _ = torch.manual_seed(0)
+    >>> model = LanguageModel(vocabulary=8, channels=4, layers=1)
+    >>> prompt = torch.tensor([[1, 2, 3]])
+    >>> a, b = (list(generate(model, prompt, tokens=5, seed=7)) for _ in range(2))
+    >>> torch.equal(torch.stack(a), torch.stack(b))
+    True
+    """
+    temperature, top_p = _check.number("temperature", temperature), _check.number("top_p", top_p)
+    if temperature < 0:
+        raise ValueError(
+            f"temperature must not be negative; got {temperature}: pass 0 for the most likely "
+            "token, 1 for the model's own probabilities"
+        )
+    if not 0 < top_p <= 1:
+        raise ValueError(
+            f"top_p must be above 0 and at most 1; got {top_p}: pass 1 to draw from all tokens"
+        )
+    model.check_tokens("prompt", prompt, 2)
+    generator = torch.Generator(prompt.device).manual_seed(seed)
+    return _tokens(model, prompt, _check.count("tokens", tokens), temperature, top_p, generator)
+
+
+@torch.no_grad()
+def _tokens(
+    model: LanguageModel,
+    prompt: Tensor,
+    count: int,
+    temperature: float,
+    top_p: float,
+    generator: torch.Generator,
+) -> Iterator[Any]:
+    logits, state = model.prefill(prompt)
+    for k in range(count):
+        token = sample(logits, temperature, top_p, generator)
+        yield token
+        if k + 1 < count:
+            logits, state = model.step(token, state)
+
+
+def sample(
+    logits: Float[Tensor, "batch vocabulary"],
+    temperature: float,
+    top_p: float,
+    generator: torch.Generator,
+) -> Int[Tensor, "batch"]:
+    """Draw one token for each row; the arguments are those of ``generate``.
+
+    Examples
+    --------
+    >>> logits = torch.tensor([[0.0, 2.0, 1.0]])
+    >>> sample(logits, temperature=1.0, top_p=0.5, generator=torch.Generator())
+    tensor([1])
+    """
+    if temperature == 0:
+        return logits.argmax(-1)
+    p, order = torch.softmax(logits.float() / temperature, -1).sort(-1, descending=True)
+    p = p.where(p.cumsum(-1) - p < top_p, 0)  # the first token stays always
+    chosen = torch.multinomial(p, 1, generator=generator)
+    return order.gather(-1, chosen)[:, 0]

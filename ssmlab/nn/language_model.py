@@ -1,0 +1,193 @@
+r"""A language model: tokens in, logits of the next token out, any mixer between.
+
+.. math:: x \leftarrow x + \text{mixer}(\operatorname{RMSNorm}(x)) \text{ in each block}, \qquad
+          \text{logits} = E \operatorname{RMSNorm}(x)
+
+with E the embedding, used twice. Chapter 14.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ssmlab import _check
+from ssmlab._typing import Float, Int
+from ssmlab.nn.mixers import MIXERS
+
+Tokens = Int[Tensor, "batch length"]
+State = tuple[Any, ...]  # one for each block
+Hidden = Float[Tensor, "... channels"]
+
+
+class MixerBlock(nn.Module):
+    """A residual block with the norm first; the residual is at least float32."""
+
+    mixer: Any
+
+    def __init__(self, channels: int, mixer: nn.Module) -> None:
+        super().__init__()
+        self.norm, self.mixer = nn.RMSNorm(channels, eps=1e-5), mixer
+
+    def forward(self, x: Hidden, state: Any, return_state: bool) -> tuple[Hidden, Any]:
+        """Run over (batch, length, channels); the state is as asked for."""
+        x_normed = self._normed(x)
+        if not return_state:
+            return x + self.mixer(x_normed, state), None
+        y, state = self.mixer(x_normed, state, return_state=True)
+        return x + y, state
+
+    def step(self, x_t: Hidden, state: Any) -> tuple[Hidden, Any]:
+        """Run for one sample, (batch, channels)."""
+        y_t, state = self.mixer.step(self._normed(x_t), state)
+        return x_t + y_t, state
+
+    def _normed(self, x: Hidden) -> Hidden:
+        return self.norm(x.to(self.norm.weight.dtype))
+
+
+class LanguageModel(nn.Module):
+    r"""Embedding, blocks, norm and the embedding once more.
+
+    Parameters
+    ----------
+    vocabulary : int
+        Number of different tokens.
+    channels, layers : int
+        Width of the model, number of its blocks.
+    mixer : str
+        A name in :data:`ssmlab.nn.mixers.MIXERS`.
+    **options
+        Go to every mixer, such as ``state=16``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a size is no positive whole number, or the name is unknown.
+
+    Notes
+    -----
+    As published, the embedding starts with a standard deviation of 0.02 and each ``out_proj`` is
+    divided by the square root of the number of layers. Weights are drawn from torch's generator:
+    call ``torch.manual_seed`` first. Source: Gu and Dao, arXiv:2312.00752;
+    github.com/state-spaces/mamba. Chapter 14.
+
+    Examples
+    --------
+    >>> model = LanguageModel(vocabulary=256, channels=16, layers=2)
+    >>> tokens = torch.tensor([list(b"state")])
+    >>> model(tokens).shape
+    torch.Size([1, 5, 256])
+    """
+
+    layers: Any  # a ModuleList, of MixerBlocks
+
+    def __init__(
+        self, vocabulary: int, channels: int, layers: int, mixer: str = "mamba", **options: Any
+    ) -> None:
+        super().__init__()
+        make = MIXERS[_check.choice("mixer", mixer, MIXERS)]
+        channels, layers = _check.count("channels", channels), _check.count("layers", layers)
+        self.embedding = nn.Embedding(_check.count("vocabulary", vocabulary), channels)
+        self.layers = nn.ModuleList(
+            MixerBlock(channels, make(channels, **options)) for _ in range(layers)
+        )
+        self.norm_f = nn.RMSNorm(channels, eps=1e-5)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        with torch.no_grad():
+            for name, weight in self.named_parameters():
+                if name.endswith("mixer.out_proj.weight"):
+                    weight.div_(math.sqrt(layers))
+
+    def forward(
+        self, tokens: Tokens, state: State | None = None, *, return_state: bool = False
+    ) -> Float[Tensor, "batch length vocabulary"] | tuple[Float[Tensor, "..."], State]:
+        """Return the logits after each token, for a whole sequence at once.
+
+        Parameters
+        ----------
+        tokens : Tensor, (batch, length)
+            Whole numbers below ``vocabulary``, int64.
+        state : tuple, optional
+            The state before the first token, from ``initial_state`` or an earlier call.
+        return_state : bool
+            Whether to return the state after the last token too.
+
+        Returns
+        -------
+        logits : Tensor, (batch, length, vocabulary)
+            ``logits[:, t]`` is about token t + 1.
+        state : tuple
+            With ``return_state``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the tokens have the wrong type or shape, or are not in the vocabulary.
+        """
+        self.check_tokens("tokens", tokens, 2)
+        x, state = self._blocks(tokens, state, return_state)
+        return (self._head(x), state) if return_state else self._head(x)
+
+    def prefill(
+        self, tokens: Tokens, state: State | None = None
+    ) -> tuple[Float[Tensor, "batch vocabulary"], State]:
+        """Read tokens in parallel, and return the logits after the last of them, and the state."""
+        self.check_tokens("tokens", tokens, 2)
+        x, state = self._blocks(tokens, state, True)
+        return self._head(x[:, -1]), state
+
+    def step(
+        self, token: Int[Tensor, "batch"], state: State
+    ) -> tuple[Float[Tensor, "batch vocabulary"], State]:
+        """Read one token, and return the logits after it, and the new state."""
+        self.check_tokens("token", token, 1)
+        x, after = self._embed(token), []
+        for block, before in zip(self.layers, state, strict=True):
+            x, new = block.step(x, before)
+            after.append(new)
+        return self._head(x), tuple(after)
+
+    def initial_state(self, batch: int) -> State:
+        """Return the state before the first token."""
+        return tuple(block.mixer.initial_state(batch) for block in self.layers)
+
+    def _blocks(
+        self, tokens: Tokens, state: State | None, return_state: bool
+    ) -> tuple[Hidden, State]:
+        x, after = self._embed(tokens), []
+        before = [None] * len(self.layers) if state is None else state
+        for block, old in zip(self.layers, before, strict=True):
+            x, new = block(x, old, return_state)
+            after.append(new)
+        return x, tuple(after)
+
+    def _embed(self, tokens: Int[Tensor, "..."]) -> Hidden:
+        x = self.embedding(tokens)
+        return x.to(torch.promote_types(x.dtype, torch.float32))
+
+    def _head(self, x: Hidden) -> Float[Tensor, "... vocabulary"]:
+        return self.norm_f(x.to(self.norm_f.weight.dtype)) @ self.embedding.weight.mT
+
+    def check_tokens(self, name: str, tokens: Tensor, axes: int) -> None:
+        """Ask for tokens of the vocabulary, with one axis (batch) or two (batch, length)."""
+        shape = ("(batch,)", "(batch, length)")[axes - 1]
+        if tokens.dtype != torch.int64:
+            raise TypeError(
+                f"{name} must be int64; got {tokens.dtype}: convert them with {name}.long()"
+            )
+        if tokens.ndim != axes or not tokens.numel():
+            raise ValueError(
+                f"{name} must have shape {shape} and not be empty; got {tuple(tokens.shape)}: "
+                "add an axis for the batch if it is missing"
+            )
+        least, largest = int(tokens.min()), int(tokens.max())
+        vocabulary = self.embedding.num_embeddings
+        if least < 0 or largest >= vocabulary:
+            raise ValueError(
+                f"{name} must be whole numbers from 0 to {vocabulary - 1}; got "
+                f"{least if least < 0 else largest}: make the model with a larger vocabulary"
+            )

@@ -1,0 +1,114 @@
+r"""The LRU as a layer: a diagonal recurrence of complex numbers, trained as a convolution."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from scipy.fft import next_fast_len
+from torch import Tensor
+
+from ssmlab import _check, family
+from ssmlab._typing import Complex, Float
+from ssmlab.nn.sequence import Sample, SequenceLayer, Signal
+
+State = Complex[Tensor, "batch state"]
+
+
+class LRU(SequenceLayer[State]):
+    r"""The linear recurrent unit, whose state all channels share.
+
+    .. math:: h_t = \lambda \circ h_{t-1} + \gamma \circ (B x_t), \qquad
+              y_t = \operatorname{Re}(C h_t) + D \circ x_t, \qquad
+              \lambda = \exp(-e^{\nu} + i e^{\theta})
+
+    Parameters
+    ----------
+    channels : int
+    state : int
+        Complex numbers in the state.
+    r_min, r_max : float
+        The eigenvalues start uniformly in the ring between these radii.
+    max_phase : float
+        And at angles below this one, in rad.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a size is no positive whole number, or the radii are not in order.
+
+    Notes
+    -----
+    nu, theta and the logarithm of gamma are learned, where gamma starts as
+    :math:`\sqrt{1 - \lvert \lambda \rvert^2}`; B, C and D start from normal laws. It is linear: a
+    block around it must bring the nonlinearity. Training convolves each number of the state with
+    the powers of its eigenvalue, by FFT; the state is complex128. Source: Orvieto et al.,
+    arXiv:2303.06349; chapter 10.
+
+    Examples
+    --------
+    >>> layer = LRU(channels=3, state=8).double()
+    >>> x, state = torch.ones(1, 5, 3).double(), layer.initial_state(1)
+    >>> for t in range(5):
+    ...     y_t, state = layer.step(x[:, t], state)
+    >>> torch.allclose(y_t, layer(x)[:, -1])
+    True
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        state: int = 64,
+        *,
+        r_min: float = 0.0,
+        r_max: float = 1.0,
+        max_phase: float = 2 * math.pi,
+    ) -> None:
+        super().__init__(channels)
+        self.state = _check.count("state", state)
+        u, phase = torch.rand(2, state, dtype=torch.float64).clamp_min(1e-12).numpy()
+        nu, theta = map(torch.tensor, family.ring(u, phase, r_min, r_max, max_phase))
+        gamma_log = torch.log(-torch.expm1(-2 * nu.exp())) / 2
+        dtype = torch.get_default_dtype()
+        self.nu, self.theta, self.gamma_log = (
+            torch.nn.Parameter(value.to(dtype)) for value in (nu, theta, gamma_log)
+        )
+        self.B = torch.nn.Parameter(torch.randn(state, channels, 2) / math.sqrt(2 * channels))
+        self.C = torch.nn.Parameter(torch.randn(channels, state, 2) / math.sqrt(state))
+        self.D = torch.nn.Parameter(torch.randn(channels))
+
+    def initial_state(self, batch: int) -> State:
+        """Return zeros, (batch, state), complex128."""
+        shape = _check.count("batch", batch), self.state
+        return torch.zeros(shape, dtype=torch.complex128, device=self.nu.device)
+
+    def extra_repr(self) -> str:
+        """Describe the sizes."""
+        return f"channels={self.channels}, state={self.state}"
+
+    def _sequence(self, x: Signal, state: State) -> tuple[Signal, State]:
+        length = x.shape[1]
+        u = self._write(x)
+        powers = self._powers(length + 1)
+        padded = next_fast_len(2 * length - 1)
+        spectrum = torch.fft.fft(u.mT, padded) * torch.fft.fft(powers[:, :-1].to(u.dtype), padded)
+        h = torch.fft.ifft(spectrum)[..., :length] + (powers[:, 1:] * state[..., None]).to(u.dtype)
+        return self._read(h.mT) + self.D * x, h[..., -1].to(state.dtype)
+
+    def _sample(self, x_t: Sample, state: State) -> tuple[Sample, State]:
+        state = self._powers(2)[:, 1] * state + self._write(x_t)
+        return self._read(state) + self.D * x_t, state
+
+    def _powers(self, count: int) -> Complex[Tensor, "state count"]:
+        """Tabulate the powers of the eigenvalues in complex128, where phases stay exact."""
+        log = torch.complex(-self.nu.double().exp(), self.theta.double().exp())
+        exponents = torch.arange(count, dtype=torch.float64, device=log.device)
+        return torch.exp(log[:, None] * exponents)
+
+    def _write(self, x: Float[Tensor, "... channels"]) -> Complex[Tensor, "... state"]:
+        B = self.gamma_log.exp()[:, None, None] * self.B
+        return torch.complex(x @ B[..., 0].mT, x @ B[..., 1].mT)
+
+    def _read(self, h: Complex[Tensor, "... state"]) -> Float[Tensor, "... channels"]:
+        C = self.C.to(h.real.dtype)
+        return (h.real @ C[..., 0].mT - h.imag @ C[..., 1].mT).to(self.C.dtype)
