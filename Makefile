@@ -1,6 +1,7 @@
 # make book      the book, in _build/html
 # make test      lint, types, tests, doctests, and every chapter compared with what it stores
 # make lab       JupyterLab on book/
+# make assignments   the students' versions of the assignments, as zips in _build/assignments
 # make refresh   run the chapters in place and store what they print
 # make clean     remove what was built; the environment stays
 # Each makes .venv from requirements.txt on first use. Another Python: make book PYTHON=python3.12
@@ -11,12 +12,16 @@ export OPENBLAS_NUM_THREADS ?= 1
 BIN := .venv/bin
 ENV := .venv/.complete
 LIBRARY := $(shell find ssmlab book/results -type f -not -name '*.pyc' 2>/dev/null)
-PAGES := _config.yml _toc.yml $(shell find book -type f -not -path '*/.*' -not -path '*/__pycache__/*')
+PAGES := _config.yml _toc.yml $(shell find book -type f -not -path '*/.*' -not -path '*/__pycache__/*' \
+  -not -path 'book/assignments/*')
+SOURCES := book/assignments/nbgrader_config.py $(shell find book/assignments/source -type f)
 
-.PHONY: book test lab refresh clean
+.PHONY: book assignments test lab refresh clean
 
 book: _build/html/.complete
 	@echo "The book: $(CURDIR)/_build/html/index.html"
+
+assignments: _build/assignments/.complete
 
 test: $(ENV)
 	$(BIN)/python tools/verify.py
@@ -42,8 +47,15 @@ _build/.library: $(ENV) $(LIBRARY)
 	rm -rf _build/.jupyter_cache
 	@mkdir -p _build && touch $@
 
+# What students get: without solutions and hidden tests. The course folder stays as it is.
+_build/assignments/.complete: $(ENV) $(SOURCES)
+	$(BIN)/python -m ssmlab.classroom release --course book/assignments --zip $(@D)
+	@touch $@
+
 # After a failure the pages are read anew, else Sphinx would forget their warnings.
-_build/html/.complete: _build/.library $(PAGES)
+_build/html/.complete: _build/.library _build/assignments/.complete $(PAGES)
 	$(BIN)/jupyter-book build . -W --keep-going -n || { rm -rf _build/.doctrees; exit 1; }
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir _build/html/_static .
+	mkdir -p _build/html/_static/assignments
+	cp _build/assignments/*.zip _build/html/_static/assignments
 	@touch $@

@@ -2,8 +2,9 @@
 
 One layer of 64 channels, batch 1, float32, one thread. Training form: a forward and a backward pass
 over a sequence, its time, and the bytes that the forward pass keeps for the backward one. Generation
-form: one step after a context, its time, and the bytes of the state. The file is written after each
-member; name members to measure only these:
+form: one step after a context, its time, and the bytes of the state. Times are CPU seconds of the
+process, which other work on the machine disturbs less than seconds on the wall. The file is written
+after each member; name members to measure only these:
 
     python book/results/family_costs.py
     python book/results/family_costs.py attention s4d
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import torch
@@ -25,6 +27,11 @@ from tqdm import tqdm
 
 CHANNELS = 64
 LENGTHS = tuple(2**k for k in range(7, 13))
+LONGER = (
+    *LENGTHS,
+    2**13,
+    2**14,
+)  # attention without its table: where the square shows
 CONTEXTS = tuple(2**k for k in range(7, 15))
 FILE = Path(__file__).with_suffix(".json")
 
@@ -48,6 +55,24 @@ def train(layer: torch.nn.Module, x: torch.Tensor) -> None:
     """Run forward and backward."""
     layer.zero_grad()
     layer(x).square().sum().backward()
+
+
+def measure(func: Callable[[], object], repeat: int = 7) -> timing.Timing:
+    """Time a function in CPU seconds, at least 20 ms in each repeat."""
+
+    def clock(calls: int) -> float:
+        start = process_time()
+        for _ in range(calls):
+            func()
+        return process_time() - start
+
+    func()
+    calls = 1
+    while clock(calls) < 0.02:
+        calls *= 2
+    return timing.Timing(
+        tuple(clock(calls) / calls for _ in range(repeat)), calls
+    )
 
 
 def kept_bytes(layer: torch.nn.Module, x: torch.Tensor) -> int:
@@ -95,14 +120,12 @@ def rows(name: str) -> Iterator[dict[str, Any]]:
         SDPBackend.MATH if "table" in name else SDPBackend.FLASH_ATTENTION
     ]
     with sdpa_kernel(backends):
-        for length in LENGTHS:
+        for length in LONGER if name == "attention" else LENGTHS:
             x = torch.randn(1, length, CHANNELS)
             yield row(
                 form="training",
                 length=length,
-                timing=timing.measure(
-                    partial(train, layer, x), repeat=5, seconds=0.25
-                ),
+                timing=measure(partial(train, layer, x), repeat=5),
                 bytes=kept_bytes(layer, x),
             )
     if "table" in name:
@@ -116,9 +139,7 @@ def rows(name: str) -> Iterator[dict[str, Any]]:
             yield row(
                 form="generation",
                 length=context,
-                timing=timing.measure(
-                    partial(layer.step, x_t, state), repeat=7, seconds=0.1
-                ),
+                timing=measure(partial(layer.step, x_t, state)),
                 bytes=sum(
                     part.numel() * part.element_size()
                     for part in tensors(state)

@@ -1,0 +1,5 @@
+"""The settings of the course: of `python -m ssmlab.classroom` and of nbgrader's own commands."""
+
+c = get_config()  # noqa: F821
+
+c.CourseDirectory.course_id = "ssm"
