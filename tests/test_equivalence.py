@@ -444,6 +444,24 @@ def attention_in_numpy(layer: nn.Attention, x: np.ndarray, h0: np.ndarray | None
     return np.moveaxis(y, 0, 1).reshape(len(x), -1) @ p["out_proj.weight"].T
 
 
+def memory_in_numpy(layer: nn.Memory, x: np.ndarray, h0: np.ndarray | None) -> np.ndarray:
+    p, heads = in_double(layer), layer.heads
+    q, k, v, g = (x @ p["in_proj.weight"].T).reshape(len(x), 4, heads, -1).transpose(1, 2, 0, 3)
+    q, k = (z / np.linalg.norm(z, axis=-1, keepdims=True) for z in (q, k))
+    a, beta = (
+        1 / (1 + np.exp(-(x @ p[f"{name}.weight"].T + p[f"{name}.bias"]).T))
+        for name in ("gate", "beta")
+    )
+    member = family.gated_deltanet(q, k, beta, a)
+    y, _ = member.recurrence(v, None if h0 is None else h0.astype(float))
+    y = family.swish(g) * y / np.sqrt(np.mean(y**2, -1, keepdims=True) + 1e-5)
+    return np.moveaxis(y, 0, 1).reshape(len(x), -1) @ p["out_proj.weight"].T
+
+
+def gated_delta_memory() -> nn.Memory:
+    return nn.Memory(8, 2, decay="gated", delta=True, chunk=16)
+
+
 def layer(
     name: str, make: Callable[[], SequenceLayer], dtype: str, reference: Way, *state: int
 ) -> Case:
@@ -518,6 +536,7 @@ CASES = [
         for row in (
             ("LRU", lambda: nn.LRU(8, 6), lru_by_steps, 6),
             ("RetNet", lambda: nn.RetNet(8, 2, chunk=16), retnet_in_numpy, 2, 4, 4),
+            ("memory", gated_delta_memory, memory_in_numpy, 2, 4, 4),
             ("RWKV", lambda: nn.RWKV(8), rwkv_in_numpy, 4, 8),
             ("attention", lambda: nn.Attention(8, 2), attention_in_numpy, 2, 5, 8),
         )
