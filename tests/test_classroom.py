@@ -156,7 +156,6 @@ ANSWERS: dict[str, tuple[str, float, str]] = {
     ),
     "memory": ("import numpy as np\nhog = np.ones(2**33)", 2, "ended with .*MemoryError"),
     "endless output": (f"{FIRST}\nwhile True:\n    print('x' * 1000)", 4, r"wrote more than .* MB"),
-    "one huge output": (f"{FIRST}\nprint('x' * 10**7)", 4, r"wrote more than .* MB"),
     "reaches out": (
         f"{REACH}{FIRST}",
         2,
@@ -241,14 +240,9 @@ FILES: dict[str, tuple[Callable[[Course], NotebookNode | bytes], float, str]] = 
         "'first' was missing; the released one was put back",
     ),
     "test edited": (
-        lambda c: edited(answered(c, WRONG), "first", source="assert True"),
+        lambda c: edited(answered(c, WRONG), "first", source="assert True", points=200),
         2,
-        "locked cell 'first' was changed",
-    ),
-    "points edited": (
-        lambda c: edited(answered(c), "first", points=200),
-        4,
-        "settings of cell 'first' were changed",
+        "settings of cell 'first' were changed.*locked cell 'first' was changed",
     ),
     "test's id changed": (
         lambda c: edited(answered(c, WRONG), "first", grade_id="other"),
@@ -387,9 +381,9 @@ def test_interrupted_run_goes_on_and_grading_twice_gives_the_same(course, tmp_pa
     late = "2026-05-01 12:00:00"
     with mine.gradebook() as book:
         book.update_or_create_assignment("tiny", duedate=late)
-    for student, first in (("a", FIRST), ("b", WRONG), ("c", FIRST)):
+    for student, first in (("a", FIRST), ("b", WRONG)):
         hand_in(mine, student, answered(mine, first))
-    stamp = mine.place("submitted", "tiny", "c") / "timestamp.txt"
+    stamp = mine.place("submitted", "tiny", "b") / "timestamp.txt"
     stamp.write_text("2026-05-01 13:00:00 UTC\n")
     run = grading.grade(mine, "tiny", jobs=1, limits=LIMITS)
     first = next(run)
@@ -398,8 +392,8 @@ def test_interrupted_run_goes_on_and_grading_twice_gives_the_same(course, tmp_pa
     written = report.stat().st_mtime_ns
     outcomes = {one.student: one for one in grading.grade(mine, "tiny", limits=LIMITS)}
     assert report.stat().st_mtime_ns == written
-    assert {s: o.score for s, o in outcomes.items()} == {"a": 4, "b": 2, "c": 4}
-    assert outcomes["c"].late == 3600
+    assert {s: o.score for s, o in outcomes.items()} == {"a": 4, "b": 2}
+    assert outcomes["b"].late == 3600
     assert outcomes["a"].late == 0
     again = {o.student: o for o in grading.grade(mine, "tiny", limits=LIMITS, again=True)}
     assert again == outcomes
@@ -487,7 +481,8 @@ def test_assignments_of_the_book(term, name):
     term.release(name)
     source = read(term.notebook("source", name))
     hand_in(term, "reference", source, name)
-    hand_in(term, "untouched", released(term, name), name)
+    if name == "01_discretization":  # the others are as empty
+        hand_in(term, "untouched", released(term, name), name)
     for question, (right, wrong) in MISTAKES[name].items():
         answer = next(one for one in source.cells if grade_id(one) == f"{question}_answer")
         assert right in answer.source
@@ -500,17 +495,15 @@ def test_assignments_of_the_book(term, name):
     full = sum(points.values())
     lost = sum(points[question] for question in MISTAKES[name])
     assert full >= 16
-    assert {s: o.score for s, o in outcomes.items()} == {
-        "reference": full,
-        "untouched": 0,
-        "mistaken": full - lost,
-    }
+    assert outcomes["reference"].score == full
+    assert outcomes["mistaken"].score == full - lost
+    assert "untouched" not in outcomes or outcomes["untouched"].score == 0
     assert outcomes["reference"].by_hand > 0
     texts = [term.notebook("release", name).read_text()]
-    texts += [feedback(term, name, student).read_text() for student in ("untouched", "mistaken")]
+    if "untouched" in outcomes:
+        texts.append(feedback(term, name, "untouched").read_text())
     for secret in hidden_lines(read(term.notebook("source", name))):
-        assert re.sub(r"\W", "", secret) not in bare(texts[0])
-        assert re.sub(r"\W", "", secret) not in bare(texts[1])
+        assert not any(re.sub(r"\W", "", secret) in bare(text) for text in texts)
 
 
 def test_values_travel_as_data():

@@ -28,10 +28,10 @@ from ssmlab.classroom.sandbox import Limits
 VERSION = 1  # of what is written into `executed`; another one grades everything again
 GRACE = 60  # seconds that the judge itself may take
 NOTHING = "Nothing of it ran."
-# jsonschema would spend two seconds on the grammar of addresses, which no notebook is checked for.
+# jsonschema would spend seconds on the grammars of addresses and times, which no notebook holds.
 JUDGE = """import sys
 from pathlib import Path
-sys.modules["rfc3987_syntax"] = None
+sys.modules["rfc3987_syntax"] = sys.modules["isoduration"] = None
 from ssmlab.classroom.judge import main
 main(Path(sys.argv[1]))"""
 # nbgrader scores what is in `executed`: the cells are in order and have run, so it does neither.

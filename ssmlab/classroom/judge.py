@@ -6,6 +6,9 @@ the student's objects over there. What the student's code does to NumPy, to `ass
 to its own process changes none of this: it can only return other data.
 
 A test is judged when its turn comes, so that a kernel that dies later takes no earlier marks along.
+
+Not prevented: a student's function can remember the arguments of a hidden test, and a later cell
+show them. What was expected, and the test itself, it never sees.
 """
 
 from __future__ import annotations
