@@ -3,6 +3,7 @@
 # make lab       JupyterLab on book/
 # make assignments   the students' versions of the assignments, as zips in _build/assignments
 # make refresh   run the chapters in place and store what they print
+# make trainings train anew what the chapters show (hours on one core; results in book/results/)
 # make clean     remove what was built; the environment stays
 # Each makes .venv from requirements.txt on first use. Another Python: make book PYTHON=python3.12
 
@@ -16,7 +17,7 @@ PAGES := _config.yml _toc.yml $(shell find book -type f -not -path '*/.*' -not -
   -not -path 'book/assignments/*')
 SOURCES := book/assignments/nbgrader_config.py $(shell find book/assignments/source -type f)
 
-.PHONY: book assignments test lab refresh clean
+.PHONY: book assignments test lab refresh trainings clean
 
 book: _build/html/.complete
 	@echo "The book: $(CURDIR)/_build/html/index.html"
@@ -31,6 +32,12 @@ lab: $(ENV)
 
 refresh: $(ENV)
 	$(BIN)/python tools/notebooks.py refresh
+
+TRAININGS := digits selective_copying induction_heads induction_model byte_model
+
+trainings: $(ENV)
+	rm -f book/results/selective_copying.json book/results/induction_heads.json
+	for name in $(TRAININGS); do $(BIN)/python book/results/$$name.py || exit 1; done
 
 clean:
 	rm -rf _build .mypy_cache .pytest_cache .ruff_cache .coverage .hypothesis

@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 import scipy.signal
 import torch
+from scipy.special import expit
 
-from ssmlab import DiscreteStateSpace, diagonal, family, lti, nn, s4
+from ssmlab import DiscreteStateSpace, diagonal, family, lti, nn, ops, s4, selective_scan
 from ssmlab.nn import attention, rwkv
 from ssmlab.nn.layers import StateSpaceLayer
+from ssmlab.nn.mamba import BlockState
 from ssmlab.nn.sequence import SequenceLayer
 
 torch.set_num_threads(1)
@@ -480,6 +482,151 @@ def layer(
     )
 
 
+# --- the selective scan, and Mamba's block -------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Selective:
+    """A bare selective model: dt, B and C are projections of x."""
+
+    A: np.ndarray
+    W_dt: np.ndarray
+    W_B: np.ndarray
+    W_C: np.ndarray
+    D: np.ndarray
+
+    def arguments(self, x: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return x, dt, A, B, C and D for a batch of one, in the precision of x."""
+        double = x.astype(float)
+        dt = np.logaddexp(0, double @ self.W_dt)
+        given = (
+            double[None],
+            dt[None],
+            self.A,
+            (double @ self.W_B)[None],
+            (double @ self.W_C)[None],
+        )
+        real, state = x.dtype, np.result_type(x.dtype, np.complex64)
+        kinds = [state if np.iscomplexobj(v) else real for v in (*given, self.D)]
+        return tuple(v.astype(kind) for v, kind in zip((*given, self.D), kinds, strict=True))
+
+
+def loop_in_long_double(model: Selective, x: np.ndarray, h0: np.ndarray | None) -> np.ndarray:
+    u, dt, A, B, C, D = (
+        v.astype(np.longdouble if v.dtype.kind == "f" else np.clongdouble)
+        for v in model.arguments(x)
+    )
+    h = np.zeros(A.shape, A.dtype) if h0 is None else h0.astype(A.dtype)
+    y = np.empty_like(u[0])
+    for t in range(len(x)):
+        h = np.exp(dt[0, t, :, None] * A) * h + (dt[0, t] * u[0, t])[:, None] * B[0, t]
+        Ch = (h * C[0, t]).sum(1)
+        y[t] = (2 * Ch.real if np.iscomplexobj(A) else Ch) + D * u[0, t]
+    return y
+
+
+def selective_in_numpy(model: Selective, x: np.ndarray, h0: np.ndarray | None) -> np.ndarray:
+    return selective_scan(*model.arguments(x), h0=None if h0 is None else h0[None])[0][0]
+
+
+def backend(name: str) -> Way:
+    def way(model: Selective, x: np.ndarray, h0: np.ndarray | None) -> np.ndarray:
+        start = None if h0 is None else torch.tensor(h0)[None]
+        arguments = map(torch.tensor, model.arguments(x))
+        return ops.selective_scan(*arguments, h0=start, backend=name)[0].numpy()
+
+    return way
+
+
+def scan_by_steps(model: Selective, x: np.ndarray, h0: np.ndarray | None) -> np.ndarray:
+    u, dt, A, B, C, D = map(torch.tensor, model.arguments(x))
+    h, outputs = A.new_zeros(1, *A.shape) if h0 is None else torch.tensor(h0)[None], []
+    for t in range(len(x)):
+        now = B[:, t : t + 1], C[:, t : t + 1]
+        y_t, h = ops.selective_scan_step(u[:, t], dt[:, t], A, *now, D, h0=h)
+        outputs.append(y_t[0])
+    return torch.stack(outputs).numpy()
+
+
+def selective(dtype: str, state_dtype: str) -> Case:
+    def make(_: Callable) -> Selective:
+        A = -np.exp(noise(3, (3, 4), "float64"))
+        A = A + 1j * noise(4, (3, 4), "float64") if "complex" in state_dtype else A
+        W_dt, W_B, W_C = (noise(k, (3, n), "float64") for k, n in ((5, 3), (6, 4), (7, 4)))
+        return Selective(A, W_dt, W_B, W_C, noise(8, (3,), "float64"))
+
+    return Case(
+        name=f"selective scan, {state_dtype}",
+        make=make,
+        ways={
+            "loop": loop_in_long_double,
+            "numpy": selective_in_numpy,
+            "torch": backend("torch"),
+            "cpu": backend("cpu"),
+            "step by step": scan_by_steps,
+        },
+        ports=(3,),
+        state=(3, 4),
+        dtype=dtype,
+        state_dtype=state_dtype,
+    )
+
+
+def block_written_out(layer: nn.Mamba, x: np.ndarray, h0: np.ndarray | None) -> np.ndarray:
+    """Mamba's block in NumPy; its state is h and, behind it, the past of the convolution."""
+    W = {name: p.detach().double().numpy() for name, p in layer.named_parameters()}
+    u, z = np.split(x.astype(float) @ W["in_proj.weight"].T, 2, axis=1)
+    h0 = np.zeros((layer.inner, 4 + 3)) if h0 is None else h0.astype(float)
+    seen = np.vstack([h0[:, 4:].T, u])
+    taps = W["conv1d.weight"][:, 0]
+    u = sum(taps[:, j] * seen[j : j + len(x)] for j in range(4)) + W["conv1d.bias"]
+    u = u * expit(u)
+    r, B, C = np.split(u @ W["x_proj.weight"].T, [layer.dt_rank, layer.dt_rank + 4], axis=1)
+    dt = np.logaddexp(0, r @ W["dt_proj.weight"].T + W["dt_proj.bias"])
+    given = u[None], dt[None], -np.exp(W["A_log"]), B[None], C[None], W["D"]
+    y, _ = selective_scan(*given, h0=h0[None, :, :4])
+    return (y[0] * z * expit(z)) @ W["out_proj.weight"].T
+
+
+def block_state(layer: nn.Mamba, h0: np.ndarray | None) -> Any:
+    if h0 is None:
+        return layer.initial_state(1)
+    state = torch.tensor(h0)[None]
+    return BlockState(state[..., 4:].mT.contiguous(), state[..., :4].contiguous())
+
+
+def block_forward(layer: nn.Mamba, x: np.ndarray, h0: np.ndarray | None) -> np.ndarray:
+    return layer(torch.tensor(x)[None], block_state(layer, h0))[0].detach().numpy()
+
+
+@torch.no_grad()
+def block_by_steps(layer: nn.Mamba, x: np.ndarray, h0: np.ndarray | None) -> np.ndarray:
+    state, outputs = block_state(layer, h0), []
+    for x_t in torch.tensor(x):
+        y_t, state = layer.step(x_t[None], state)
+        outputs.append(y_t[0])
+    return torch.stack(outputs).numpy()
+
+
+def mamba_block(dtype: str) -> Case:
+    def make(_: Callable) -> nn.Mamba:
+        torch.manual_seed(0)
+        return nn.Mamba(3, 4).to(getattr(torch, dtype))
+
+    return Case(
+        name=f"Mamba, {dtype}",
+        make=make,
+        ways={
+            "written out": block_written_out,
+            "forward": block_forward,
+            "step by step": block_by_steps,
+        },
+        ports=(3,),
+        state=(6, 4 + 3),
+        dtype=dtype,
+    )
+
+
 CASES = [
     time_invariant(None, None, "dense", "float64", "zoh"),
     time_invariant(None, None, "dense", "float32", "bilinear"),
@@ -542,6 +689,11 @@ CASES = [
         )
         for dtype in ("float64", "float32")
     ),
+    selective("float64", "float64"),
+    selective("float32", "float32"),
+    selective("float64", "complex128"),
+    mamba_block("float64"),
+    mamba_block("float32"),
 ]
 
 

@@ -57,7 +57,7 @@ def test_it_learns_to_repeat(mixer):
     model = make(mixer, torch.float32)
     optimiser = torch.optim.AdamW(model.parameters(), lr=0.02)
     tokens = torch.tensor([[1, 2, 3, 4] * 6])
-    for _ in range(60):
+    for _ in range(150):
         loss = torch.nn.functional.cross_entropy(model(tokens)[0, :-1], tokens[0, 1:])
         optimiser.zero_grad()
         loss.backward()

@@ -110,7 +110,8 @@ def sample(
     """
     if temperature == 0:
         return logits.argmax(-1)
-    p, order = torch.softmax(logits.float() / temperature, -1).sort(-1, descending=True)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+    p, order = torch.softmax(logits, -1).sort(-1, descending=True)
     p = p.where(p.cumsum(-1) - p < top_p, 0)  # the first token stays always
     chosen = torch.multinomial(p, 1, generator=generator)
     return order.gather(-1, chosen)[:, 0]

@@ -59,7 +59,7 @@ class LanguageModel(nn.Module):
     channels, layers : int
         Width of the model, number of its blocks.
     mixer : str
-        A name in :data:`ssmlab.nn.mixers.MIXERS`.
+        A name in ``MIXERS``.
     **options
         Go to every mixer, such as ``state=16``.
 

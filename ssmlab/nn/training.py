@@ -191,7 +191,7 @@ def fit_language_model(
     optimiser = torch.optim.AdamW(parameter_groups(model, lr, weight_decay), betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
     device = next(model.parameters()).device
-    losses: list[Tensor] = []
+    losses: list[float] = []
     model.train()
     for step in (bar := _bar(range(steps), progress, "step")):
         tokens, targets = (torch.as_tensor(a, device=device) for a in next(batches))
@@ -202,11 +202,11 @@ def fit_language_model(
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         schedule.step()
-        losses.append(loss.detach())
+        losses.append(loss.item())
         if progress and step % 10 == 0:
-            bar.set_postfix(loss=f"{loss.item():.3f}")
+            bar.set_postfix(loss=f"{losses[-1]:.3f}")
     model.eval()
-    return torch.stack(losses).tolist()
+    return losses
 
 
 def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
