@@ -65,8 +65,9 @@ def resources(name: str, dtype: torch.dtype, **options: bool) -> dict[str, int]:
 
 if __name__ == "__main__":
     compiled = {
-        "forward fp32": ("forward", torch.float32, {"KEEP": True}),
-        "forward bf16": ("forward", torch.bfloat16, {"KEEP": True}),
+        "forward bf16": ("forward", torch.bfloat16, {"KEEP": False}),
+        "forward and keep fp32": ("forward", torch.float32, {"KEEP": True}),
+        "forward and keep bf16": ("forward", torch.bfloat16, {"KEEP": True}),
         "channels bf16": ("channels", torch.bfloat16, {}),
         "states bf16": ("states", torch.bfloat16, {}),
     }
