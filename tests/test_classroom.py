@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import pickle
 import re
 import shutil
 import socket
@@ -409,21 +410,81 @@ def test_without_a_sandbox_it_grades_and_warns(course, monkeypatch):
     assert "(a reason): the submissions run as ordinary processes" in sandbox.warning()
 
 
-def test_the_judge_judges_in_this_process_too(course, tmp_path, monkeypatch):
-    source = nbformat.from_dict(SOURCE)
-    notebook, remarks = restore(answered(course, WRONG), released(course))
+RAISES = "def double(x):\n    raise UnicodeDecodeError('utf8', b'', 0, 1, 'odd')"
+ENDS = "import os\ndef double(x):\n    os._exit(0)"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "messages", "remark"),
+    [
+        (WRONG, SECOND, ("AssertionError: twice 3 is 6", ""), ""),
+        (
+            FIRST + "\nprint('x' * 9000)\nprint('y')",
+            "def half(x):\n    return 2.0",
+            ("", judge.HIDDEN),
+            "wrote more than",
+        ),
+        (
+            RAISES,
+            "def half(x):\n    return lambda: 0",
+            (
+                "UnicodeDecodeError: 'utf8' codec can't decode bytes in position 0-0: odd",
+                "AssertionError: assert half(4.0) == 2.0",
+            ),
+            "",
+        ),
+        (
+            ENDS,
+            SECOND,
+            ("A test that calls your code ended", "A test that calls your code ended"),
+            "ended",
+        ),
+        ("while True:\n    pass", "1 / 0", ("name 'double' is not defined", "name 'half'"), "2 s"),
+    ],
+)
+def test_the_judge_judges_in_this_process_too(
+    course, tmp_path, monkeypatch, first, second, messages, remark
+):
+    notebook, remarks = restore(answered(course, first, second), released(course))
     assert remarks == []
     room = sandbox.furnished(tmp_path)
     (room / "given").mkdir()
-    job = {"source": source, "restored": notebook, "limits": asdict(LIMITS), "isolated": False}
+    limits = asdict(LIMITS) | {"cell": 2, "output": 5000}
+    job = {"source": SOURCE, "restored": notebook, "limits": limits, "isolated": False}
     (room / "job.json").write_text(json.dumps(job))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     judge.main(room)
-    tests = json.loads((room / "result.json").read_text())["tests"]
-    assert tests["first"]["message"] == "AssertionError: twice 3 is 6"
-    assert "line 1: assert double(3)" in tests["first"]["private"]
-    assert tests["second"] == {"passed": True, "message": "", "private": ""}
+    result = json.loads((room / "result.json").read_text())
+    for name, message in zip(("first", "second"), messages, strict=True):
+        assert result["tests"][name]["message"].startswith(message)
+        assert result["tests"][name]["passed"] == (not message)
+    for test in result["tests"].values():
+        assert (
+            test["passed"] or "(line " in test["private"] or "ended the kernel" in test["private"]
+        )
+    assert remark in " ".join(result["remarks"])
+
+
+def test_the_students_side_answers_with_data(monkeypatch):
+    said = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: said.append(data))
+
+    def ask(*request):
+        code = remote.request(*request)
+        eval(code)
+        return json.loads(said[-1][remote.MIME])
+
+    monkeypatch.setattr(sys.modules["__main__"], "twice", lambda x: 2 * x, raising=False)
+    names = remote.unpack(ask("names", ["twice", "absent"])["value"], lambda number: number)
+    assert list(names) == ["twice"]
+    assert ask("call", names["twice"], (4,), {}) == {"value": 8}
+    assert ask("attribute", names["twice"], "__name__") == {"value": "<lambda>"}
+    kind, text = ask("call", names["twice"], (), {})["error"]
+    assert kind == "TypeError"
+    assert "missing 1 required" in text
+    handle = remote.Remote(ask, names["twice"])
+    assert pickle.loads(pickle.dumps(handle))(3) == 6
 
 
 def test_a_judge_that_dies_is_reported(course, graded, monkeypatch):
