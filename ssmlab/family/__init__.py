@@ -2,19 +2,19 @@ r"""The family: models that are one recurrence with different coefficients, and 
 
 .. math:: h_t = A_t h_{t-1} + B_t x_t, \qquad y_t = C_t h_t
 
-===================  =============================================  ===================
-member               :math:`A_t`                                    state of a head
-===================  =============================================  ===================
-``LRU``              constant, diagonal, complex                    N, of all channels
-``linear_attention`` :math:`I`                                      keys x values
-``retention``        :math:`\gamma I`, constant (RetNet)            keys x values
-``gla``              :math:`\operatorname{diag}(a_t)`               keys x values
-``RWKV4``            :math:`e^{-w}`, constant, per channel          3 x channels
-``rwkv6``            :math:`\operatorname{diag}(a_t)`, bonus        keys x values
-``deltanet``         :math:`I - \beta_t k_t k_t^\top`               keys x values
-``gated_deltanet``   :math:`a_t (I - \beta_t k_t k_t^\top)`         keys x values
-``Attention``        none: softmax is no recurrence                 grows
-===================  =============================================  ===================
+====================  =============================================  ===================
+member                :math:`A_t`                                    state of a head
+====================  =============================================  ===================
+``LRU``               constant, diagonal, complex                    N, of all channels
+``linear_attention``  :math:`I`                                      keys x values
+``retention``         :math:`\gamma I`, constant (RetNet)            keys x values
+``gla``               :math:`\operatorname{diag}(a_t)`               keys x values
+``RWKV4``             :math:`e^{-w}`, constant, per channel          3 x channels
+``rwkv6``             :math:`\operatorname{diag}(a_t)`, bonus        keys x values
+``deltanet``          :math:`I - \beta_t k_t k_t^\top`               keys x values
+``gated_deltanet``    :math:`a_t (I - \beta_t k_t k_t^\top)`         keys x values
+``Attention``         none: softmax is no recurrence                 grows
+====================  =============================================  ===================
 
 A member is made from what the tokens say about remembering (queries, keys, decays, of shape
 (..., length, keys), where leading axes are batch and heads) and run on their values, its input x:
