@@ -44,8 +44,8 @@ class LRU:
     The state is shared by all channels, and h is not one half of conjugate pairs: there is no
     factor 2, unlike in S4D. ``system`` is the model as a
     :class:`~ssmlab.statespace.DiscreteStateSpace`, of which y is the real part. The paper learns
-    the logarithm of gamma from this start; here gamma follows lambda. Source: Orvieto et al., "Resurrecting recurrent neural networks for long
-    sequences", arXiv:2303.06349; chapter 10.
+    the logarithm of gamma from this start; here gamma follows lambda. Source: Orvieto et al.,
+    "Resurrecting recurrent neural networks for long sequences", arXiv:2303.06349; chapter 10.
 
     Examples
     --------
