@@ -18,8 +18,7 @@ import torch
 
 from ssmlab import timing
 
-LANES = 16  # rates a step, as a state of 16 has
-STEPS = 2**14
+CHANNELS, STATE = 1024, 256  # a sum over the state for each channel
 
 
 def bytes_per_second(device: str = "cpu", size: int = 2**27) -> float:
@@ -73,11 +72,11 @@ def exponentials_per_second(device: str = "cpu") -> float:
         out, rounds = torch.empty(2**23, device=device), 2048
         return out.numel() * rounds / _shortest(lambda: exponentials(out, rounds), device)
     kernel, threads = _cpu_kernel(), torch.get_num_threads()
-    rates = -np.linspace(0.1, 1, LANES, dtype=np.float32)
-    work = [np.linspace(0, 1, STEPS, dtype=np.float32) for _ in range(threads)]
+    rates = -np.linspace(0.1, 1, STATE, dtype=np.float32)
+    work = [np.linspace(0, 1, CHANNELS, dtype=np.float32) for _ in range(threads)]
     with ThreadPoolExecutor(threads) as pool:
         seconds = _shortest(lambda: list(pool.map(lambda v: kernel(v, rates, v.copy()), work)))
-    return threads * STEPS * LANES / seconds
+    return threads * CHANNELS * STATE / seconds
 
 
 def _shortest(func: Callable[[], object], device: str = "cpu") -> float:
@@ -88,17 +87,16 @@ def _shortest(func: Callable[[], object], device: str = "cpu") -> float:
 @cache
 @no_type_check
 def _cpu_kernel() -> Callable[..., None]:
-    """Compile y_t = sum of 2^(step_t rate_n) over n: a scan without its state."""
+    """Compile y_d = sum of 2^(step_d rate_n) over n: a step of the scan without its state."""
     from numba import njit
 
     from ssmlab.ops.scan_cpu import OPTIONS, SUMS, _exp2
 
     def sums(steps, rates, y):  # pragma: no cover - compiled
-        for t in range(len(steps)):
-            step, total = steps[t], np.float32(0)
-            for n in range(LANES):
-                total += _exp2(step * rates[n])
-            y[t] = total
+        y[:] = 0
+        for n in range(len(rates)):
+            for d in range(len(steps)):
+                y[d] += _exp2(steps[d] * rates[n])
 
     arguments = "void(float32[::1], float32[::1], float32[::1])"
     return njit(arguments, fastmath=SUMS, **OPTIONS)(sums)

@@ -1,9 +1,11 @@
 r"""The selective scan as a compiled CPU kernel (numba), with its gradient written by hand.
 
-Time runs in chunks of T steps, channels in blocks; the state of one channel stays in cache over a
-chunk, and (batch, length, channels, state) is never stored. The forward pass keeps the state at the
-start of each chunk; the backward pass recomputes the states inside a chunk and runs through them in
-reverse, with g the gradient of the state:
+Time runs in chunks of T steps, channels in blocks, and of the states one after the other: the
+innermost loops run over the channels of a block, which need nothing from each other, so that they
+fill the lanes of the vector unit. What a chunk needs stays in cache, and (batch, length, channels,
+state) is never stored. The forward pass keeps the state at the start of each chunk; the backward
+pass recomputes the states inside a chunk and runs through them in reverse, with g the gradient of
+the state:
 
 .. math:: g_t = \bar a_{t+1}^* g_{t+1} + C_t^* \dot y_t, \qquad
           \dot B_t = g_t \Delta_t x_t, \qquad \dot C_t = h_t^* \dot y_t, \qquad
@@ -34,8 +36,7 @@ from ssmlab._typing import Float, Inexact, ndarray
 from ssmlab.ops.scan_torch import refuse_second_derivative
 
 T = 32  # steps a chunk
-BLOCK = 32  # channels a block
-LANES = 16  # states that the innermost loop takes at once
+BLOCK = 64  # channels a block, at most
 OPTIONS = {"nogil": True, "error_model": "numpy"}
 SUMS = {"contract", "reassoc", "nsz"}  # sums in any order; nan and inf keep their meaning
 
@@ -59,11 +60,7 @@ def scan(
     >>> y.flatten()
     tensor([1., 2., 3.])
     """
-    # The innermost loop runs over a fixed number of states: fill up with zeros.
-    state = A.shape[1]
-    A, B, C, h0 = (torch.nn.functional.pad(v, (0, -state % LANES)) for v in (A, B, C, h0))
-    y, h = _Scan.apply(x, dt, A, B, C, h0)
-    return y, h[..., :state]
+    return _Scan.apply(x, dt, A, B, C, h0)
 
 
 class _Scan(torch.autograd.Function):
@@ -73,84 +70,98 @@ class _Scan(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor
     ) -> tuple[Tensor, Tensor]:
+        x, dt = x.contiguous(), dt.contiguous()
         plan = _Plan(x, A, B, C)
         chunks = -(-x.shape[1] // T) if any(ctx.needs_input_grad) else 0
-        saved = A.new_empty(x.shape[0], chunks, *A.shape)
-        y, h = torch.empty_like(x), h0.clone(memory_format=torch.contiguous_format)
-        plan.run("forward", [x, dt, y], [A, _rows(B), _rows(C), h, saved])
-        ctx.save_for_backward(x, dt, A, B, C, saved)
-        ctx.plan = plan
-        return y, h
+        y, h = torch.empty_like(x), plan.pack(h0)
+        saved = np.empty((x.shape[0], chunks, A.numel()), h.dtype)
+        rows = [plan.rows(B), plan.rows(C)]
+        plan.run("forward", [_array(v) for v in (x, dt, y)], rows, [plan.pack(A), h, saved])
+        ctx.save_for_backward(x, dt, A, B, C)
+        ctx.plan, ctx.saved = plan, saved
+        return y, plan.unpack(h)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, dh: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("cpu")
-        x, dt, A, B, C, saved = ctx.saved_tensors
+        x, dt, A, B, C = ctx.saved_tensors
         plan = ctx.plan
-        dx, ddt, g = torch.empty_like(x), torch.empty_like(dt), dh.clone().contiguous()
-        dA, dB, dC = A.new_zeros(x.shape[0], *A.shape), plan.parts(B), plan.parts(C)
-        states = [A, _rows(B), _rows(C), saved, g, dA, dB, dC]
-        plan.run("backward", [x, dt, dy, dx, ddt], states)
-        return dx, ddt, dA.sum(0), plan.total(dB, B), plan.total(dC, C), g
+        dx, ddt, g = torch.empty_like(x), torch.empty_like(dt), plan.pack(dh)
+        dA, dB, dC = np.zeros_like(g), plan.parts(B), plan.parts(C)
+        signals = [_array(v) for v in (x, dt, dy.contiguous(), dx, ddt)]
+        rows = [plan.rows(B), plan.rows(C), dB, dC]
+        plan.run("backward", signals, rows, [plan.pack(A), ctx.saved, g, dA])
+        dA = plan.unpack(dA.sum(0))
+        return dx, ddt, dA, plan.total(dB, B), plan.total(dC, C), plan.unpack(g)
 
 
 class _Plan:
-    """How the work is shared out: blocks of channels, each inside one group."""
+    """How the work is shared out: blocks of channels, each inside one group.
+
+    Small arrays are moved by NumPy: torch's own threads stay awake for some milliseconds after they
+    have moved one, in the way of the threads of the kernel.
+    """
 
     def __init__(self, x: Tensor, A: Tensor, B: Tensor, C: Tensor) -> None:
         self.batch, self.length, channels = x.shape
-        self.dtype = A.dtype
+        self.shape, self.dtype = A.shape, A.dtype
         self.groups = next((M.shape[2] for M in (B, C) if M.ndim == 4), 1)
         width = channels // self.groups
         starts = [d + i for d in range(0, channels, width) for i in range(0, width, BLOCK)]
         self.starts = np.array([*starts, channels])
         self.blocks = len(starts)
-        # For each channel: its row in B, in C, in the gradient of B and in that of C.
-        d = np.arange(channels)
-        block = np.searchsorted(self.starts, d, side="right") - 1
-        rows = [d if M.ndim == 2 else d // width for M in (B, C)]
-        self.at = np.stack([*rows, *(d if M.ndim == 2 else block for M in (B, C))])
+        places = np.split(np.arange(A.numel()).reshape(A.shape), starts[1:])
+        self.order = np.concatenate([block.T.ravel() for block in places])
 
-    def parts(self, M: Tensor) -> Tensor:
-        """Make room for the gradient of B or C: a part for each block, or channel if constant."""
+    def pack(self, M: Tensor) -> ndarray:
+        """Lay (..., channels, state) out as the kernels read it: block by block, channels last."""
+        return np.take(_array(M).reshape(*M.shape[:-2], -1), self.order, axis=-1)
+
+    def unpack(self, packed: ndarray) -> Tensor:
+        """Undo :meth:`pack`."""
+        M = np.empty_like(packed)
+        M[..., self.order] = packed
+        return torch.from_numpy(M).unflatten(-1, self.shape)
+
+    def rows(self, M: Tensor) -> ndarray:
+        """Give B or C the axes (batch, groups, length, state), or pack it if it is constant."""
         if M.ndim == 2:
-            return M.new_zeros(self.batch, len(M), 1, M.shape[1])
-        return M.new_zeros(self.batch, self.blocks, self.length, M.shape[-1])
+            return self.pack(M)[None]
+        return _array(M[:, None] if M.ndim == 3 else M.transpose(1, 2))
 
-    def total(self, parts: Tensor, M: Tensor) -> Tensor:
+    def parts(self, M: Tensor) -> ndarray:
+        """Make room for the gradient of B or C: a part for each block, or sequence if constant."""
+        if M.ndim == 2:
+            return np.zeros((self.batch, M.numel()), _array(M).dtype)
+        return np.zeros((self.batch, self.blocks, self.length, M.shape[-1]), _array(M).dtype)
+
+    def total(self, parts: ndarray, M: Tensor) -> Tensor:
         """Sum the parts, in the shape of B or C."""
         if M.ndim == 2:
-            return parts.sum(0)[:, 0]
-        return parts.unflatten(1, (self.groups, -1)).sum(2).transpose(1, 2).reshape(M.shape)
+            return self.unpack(parts.sum(0))
+        of_group = parts.reshape(self.batch, self.groups, -1, *parts.shape[2:]).sum(2)
+        return torch.from_numpy(of_group).transpose(1, 2).reshape(M.shape)
 
-    def run(self, name: str, signals: list[Tensor], states: list[Tensor]) -> None:
+    def run(
+        self, name: str, signals: list[ndarray], rows: list[ndarray], states: list[ndarray]
+    ) -> None:
         """Run a kernel over all blocks of all sequences, on as many threads as torch uses."""
-        kernel = _kernel(name, self.dtype)
+        kernel = _kernel(name, self.dtype, *(M.ndim for M in rows[:2]))
         rate = math.log2(math.e) if self.dtype == torch.float32 else 1.0  # e^z = base^(rate z)
         scale = 2.0 if self.dtype.is_complex else 1.0
-        arrays = [_array(v) for v in signals]
-        for v in states:
-            shape = (*v.shape[:-1], v.shape[-1] // LANES, LANES)
-            arrays.append(np.ascontiguousarray(_array(v)).reshape(shape))
         tasks = self.batch * self.blocks
         threads = min(torch.get_num_threads(), tasks)
         bounds = [tasks * i // threads for i in range(threads + 1)]
 
         def part(i: int) -> None:
-            kernel(bounds[i], bounds[i + 1], self.starts, self.at, rate, scale, *arrays)
+            first, last = bounds[i], bounds[i + 1]
+            kernel(first, last, self.starts, self.groups, rate, scale, *signals, *rows, *states)
 
-        if threads == 1:
+        with ThreadPoolExecutor(threads) as pool:  # which starts no more threads than it needs
+            others = [pool.submit(part, i) for i in range(1, threads)]
             part(0)
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(part, range(threads)))
-
-
-def _rows(M: Tensor) -> Tensor:
-    """Give B or C the axes (batch, groups, length, state), or (1, channels, 1, state)."""
-    if M.ndim == 2:
-        return M[None, :, None].contiguous()
-    return (M[:, None] if M.ndim == 3 else M.transpose(1, 2)).contiguous()
+        for other in others:
+            other.result()
 
 
 def _array(v: Tensor) -> ndarray:
@@ -217,148 +228,236 @@ def _conj_of(z):
 
 
 @no_type_check
-@njit(pipeline_class=_Disjoint, fastmath=SUMS, **OPTIONS)
-def _forward_steps(step, x, y, rates, B, C, t_B, t_C, k, h):  # pragma: no cover - compiled
-    """Take LANES states of one channel through one chunk; add C h to y."""
-    for i in range(len(step)):
-        force, total = step[i] * x[i], y[i]
-        B_t, C_t = B[i * t_B, k], C[i * t_C, k]
-        for n in range(LANES):
-            h_n = _power(step[i] * rates[n]) * h[n] + force * B_t[n]
-            h[n] = h_n
-            total += (C_t[n] * h_n).real
-        y[i] = total
+def _chunk(M, b, row, t0, steps, starts, block):
+    """Look at B, C or a gradient of theirs: (steps, state), or (1, state, channels) if constant."""
+
+
+@no_type_check
+@overload(_chunk, jit_options=OPTIONS)
+def _chunk_of(M, b, row, t0, steps, starts, block):
+    if M.ndim == 4:
+        return lambda M, b, row, t0, steps, starts, block: M[b, row, t0 : t0 + steps]
+    return lambda M, b, row, t0, steps, starts, block: np.expand_dims(
+        _block(M[b % len(M)], starts, block), 0
+    )
+
+
+@no_type_check
+@njit(**OPTIONS)
+def _block(M, starts, block):  # pragma: no cover - compiled
+    """Look at one block of what is packed, with the axes (state, channels)."""
+    start, stop, channels = starts[block], starts[block + 1], starts[-1]
+    state = len(M) // channels
+    return M[start * state : stop * state].reshape((state, stop - start))
+
+
+@no_type_check
+def _at(M, i, n, j):
+    """The number of such a chunk for step i, state n and channel j."""
+
+
+@no_type_check
+@overload(_at, inline="always")
+def _at_of(M, i, n, j):
+    if M.ndim == 2:
+        return lambda M, i, n, j: M[i, n]
+    return lambda M, i, n, j: M[0, n, j]
+
+
+@no_type_check
+def _add(M, i, n, j, v):
+    """Add to the number of such a chunk for step i, state n and channel j."""
+
+
+@no_type_check
+@overload(_add, inline="always")
+def _add_of(M, i, n, j, v):
+    if M.ndim == 2:
+
+        def add(M, i, n, j, v):
+            M[i, n] += v
+
+    else:
+
+        def add(M, i, n, j, v):
+            M[0, n, j] += v
+
+    return add
+
+
+@no_type_check
+@njit(inline="always")
+def _forward_lanes(lanes, step, force, rates, B, C, h, y):  # pragma: no cover - compiled
+    """Take a block through a chunk, one state after the other, and write the sums C h."""
+    y[:] = 0
+    for n in range(len(h)):
+        rates_n, h_n = rates[n], h[n]
+        for i in range(len(step)):
+            step_i, force_i, y_i = step[i], force[i], y[i]
+            for j in range(lanes):
+                h_j = _power(step_i[j] * rates_n[j]) * h_n[j] + force_i[j] * _at(B, i, n, j)
+                h_n[j] = h_j
+                y_i[j] += (_at(C, i, n, j) * h_j).real
 
 
 @no_type_check
 @njit(pipeline_class=_Disjoint, fastmath=SUMS, **OPTIONS)
-def _states(step, x, rates, B, t_B, k, h, decay):  # pragma: no cover - compiled
-    """Keep the decays and the states of one chunk; h[0] is the state before it."""
-    for i in range(len(step)):
-        force, B_t = step[i] * x[i], B[i * t_B, k]
-        for n in range(LANES):
-            decay[i, n] = _power(step[i] * rates[n])
-            h[i + 1, n] = decay[i, n] * h[i, n] + force * B_t[n]
+def _forward_chunk(step, force, rates, B, C, h, y):  # pragma: no cover - compiled
+    """Call the loops; the compiler unrolls them for a full block, whose width it knows."""
+    if h.shape[1] == BLOCK:
+        _forward_lanes(BLOCK, step, force, rates, B, C, h, y)
+    else:
+        _forward_lanes(h.shape[1], step, force, rates, B, C, h, y)
 
 
 @no_type_check
-@njit(pipeline_class=_Disjoint, fastmath=SUMS, **OPTIONS)
-def _backward_steps(  # pragma: no cover - compiled
-    step, x, dy, A, B, C, t_B, t_C, k, h, decay, g, dx, dstep, dA, dB, dC
+@njit(inline="always")
+def _backward_lanes(  # pragma: no cover - compiled
+    lanes, step, force, dy, rates, A, B, C, h, decay, saved, g, dforce, dstep, dA, dB, dC
 ):
-    """Take the gradient g of LANES states of one channel back through one chunk."""
-    for i in range(len(step) - 1, -1, -1):
-        force, dforce, drate = step[i] * x[i], x.dtype.type(0), x.dtype.type(0)
-        B_t, C_t, dB_t, dC_t = B[i * t_B, k], C[i * t_C, k], dB[i * t_B, k], dC[i * t_C, k]
-        for n in range(LANES):
-            g_n = g[n] + dy[i] * _conj(C_t[n])
-            dB_t[n] += force * g_n
-            dC_t[n] += dy[i] * _conj(h[i + 1, n])
-            dforce += (g_n * _conj(B_t[n])).real
-            g_n = g_n * _conj(decay[i, n])
-            grown = g_n * _conj(h[i, n])
-            dA[n] += step[i] * grown
-            drate += (grown * _conj(A[n])).real
-            g[n] = g_n
-        dx[i] += step[i] * dforce
-        dstep[i] += drate + x[i] * dforce
+    """Take the gradient g back through a chunk, one state after the other."""
+    dforce[:], dstep[:] = 0, 0
+    for n in range(len(g)):
+        rates_n, A_n, g_n, dA_n = rates[n], A[n], g[n], dA[n]
+        h[0] = saved[n]
+        for i in range(len(step)):
+            step_i, force_i, decay_i, before, after = step[i], force[i], decay[i], h[i], h[i + 1]
+            for j in range(lanes):
+                decay_i[j] = _power(step_i[j] * rates_n[j])
+                after[j] = decay_i[j] * before[j] + force_i[j] * _at(B, i, n, j)
+        for i in range(len(step) - 1, -1, -1):
+            step_i, force_i, dy_i, decay_i = step[i], force[i], dy[i], decay[i]
+            before, after, dforce_i, dstep_i = h[i], h[i + 1], dforce[i], dstep[i]
+            for j in range(lanes):
+                g_j = g_n[j] + dy_i[j] * _conj(_at(C, i, n, j))
+                _add(dB, i, n, j, force_i[j] * g_j)
+                _add(dC, i, n, j, dy_i[j] * _conj(after[j]))
+                dforce_i[j] += (g_j * _conj(_at(B, i, n, j))).real
+                g_j = g_j * _conj(decay_i[j])
+                grown = g_j * _conj(before[j])
+                dA_n[j] += step_i[j] * grown
+                dstep_i[j] += (grown * _conj(A_n[j])).real
+                g_n[j] = g_j
+
+
+@no_type_check
+@njit(pipeline_class=_Disjoint, fastmath=SUMS, **OPTIONS)
+def _backward_chunk(  # pragma: no cover - compiled
+    step, force, dy, rates, A, B, C, h, decay, saved, g, dforce, dstep, dA, dB, dC
+):
+    """Call the loops, as :func:`_forward_chunk` does."""
+    if h.shape[1] == BLOCK:
+        _backward_lanes(
+            BLOCK, step, force, dy, rates, A, B, C, h, decay, saved, g, dforce, dstep, dA, dB, dC
+        )
+    else:
+        _backward_lanes(
+            h.shape[1],
+            step, force, dy, rates, A, B, C, h, decay, saved, g, dforce, dstep, dA, dB, dC,
+        )  # fmt: skip
+
+
+@no_type_check
+@njit(pipeline_class=_Disjoint, fastmath=SUMS, **OPTIONS)
+def _read(dt, x, step, force):  # pragma: no cover - compiled
+    """Copy one step of a block: the step size, and the step size times the input."""
+    for j in range(len(step)):
+        step[j] = dt[j]
+        force[j] = dt[j] * x[j]
+
+
+@no_type_check
+@njit(pipeline_class=_Disjoint, fastmath=SUMS, **OPTIONS)
+def _scale(scale, v, out):  # pragma: no cover - compiled
+    """Copy one step of a block, times a number."""
+    for j in range(len(v)):
+        out[j] = scale * v[j]
+
+
+@no_type_check
+@njit(pipeline_class=_Disjoint, fastmath=SUMS, **OPTIONS)
+def _write(x, step, dforce, dstep, dx, ddt):  # pragma: no cover - compiled
+    """Write the gradients of one step of a block."""
+    for j in range(len(x)):
+        dx[j] = step[j] * dforce[j]
+        ddt[j] = dstep[j] + x[j] * dforce[j]
 
 
 @no_type_check
 def forward(  # pragma: no cover - compiled
-    first, last, starts, at, rate, scale, x, dt, y, A, B, C, h, saved
+    first, last, starts, groups, rate, scale, x, dt, y, B, C, A, h, saved
 ):
-    """Run blocks ``first`` to ``last``: chunk by chunk, in each chunk channel by channel."""
-    t_B, t_C = int(B.shape[2] == x.shape[1]), int(C.shape[2] == x.shape[1])
-    step, u = np.empty((BLOCK, T), x.dtype), np.empty((BLOCK, T), x.dtype)
-    out, rates = np.empty((BLOCK, T), x.dtype), rate * A
+    """Run blocks ``first`` to ``last``, chunk by chunk."""
+    blocks, rates = len(starts) - 1, rate * A
     for task in range(first, last):
-        b, block = task // (len(starts) - 1), task % (len(starts) - 1)
-        start, channels = starts[block], starts[block + 1] - starts[block]
+        b, block = task // blocks, task % blocks
+        group, start, stop = block * groups // blocks, starts[block], starts[block + 1]
+        buffer = np.empty((3, T, stop - start), x.dtype)
+        step, force, out = buffer[0], buffer[1], buffer[2]
+        rates_b, h_b = _block(rates, starts, block), _block(h[b], starts, block)
         for t0 in range(0, x.shape[1], T):
             steps = min(T, x.shape[1] - t0)
+            if saved.shape[1] > 0:
+                _block(saved[b, t0 // T], starts, block)[:] = h_b
             for i in range(steps):
-                for j in range(channels):
-                    step[j, i], u[j, i] = dt[b, t0 + i, start + j], x[b, t0 + i, start + j]
-                    out[j, i] = 0
-            for j in range(channels):
-                d = start + j
-                B_d = B[b % B.shape[0], at[0, d], t0 * t_B :]
-                C_d = C[b % C.shape[0], at[1, d], t0 * t_C :]
-                for k in range(A.shape[1]):
-                    if saved.shape[1] > 0:
-                        saved[b, t0 // T, d, k] = h[b, d, k]
-                    _forward_steps(
-                        step[j, :steps],
-                        u[j],
-                        out[j],
-                        rates[d, k],
-                        B_d,
-                        C_d,
-                        t_B,
-                        t_C,
-                        k,
-                        h[b, d, k],
-                    )
+                now = b, t0 + i, slice(start, stop)
+                _read(dt[now], x[now], step[i], force[i])
+            B_t = _chunk(B, b, group, t0, steps, starts, block)
+            C_t = _chunk(C, b, group, t0, steps, starts, block)
+            _forward_chunk(step[:steps], force, rates_b, B_t, C_t, h_b, out)
             for i in range(steps):
-                for j in range(channels):
-                    y[b, t0 + i, start + j] = scale * out[j, i]
+                _scale(scale, out[i], y[b, t0 + i, start:stop])
 
 
 @no_type_check
 def backward(  # pragma: no cover - compiled
-    first, last, starts, at, rate, scale, x, dt, dy, dx, ddt, A, B, C, saved, g, dA, dB, dC
+    first, last, starts, groups, rate, scale, x, dt, dy, dx, ddt, B, C, dB, dC, A, saved, g, dA
 ):
     """Run the same blocks back, from the last chunk to the first."""
-    t_B, t_C = int(B.shape[2] == x.shape[1]), int(C.shape[2] == x.shape[1])
-    step, u, v = (
-        np.empty((BLOCK, T), x.dtype),
-        np.empty((BLOCK, T), x.dtype),
-        np.empty((BLOCK, T), x.dtype),
-    )
-    du, dstep = np.empty((BLOCK, T), x.dtype), np.empty((BLOCK, T), x.dtype)
-    h, decay, rates = np.empty((T + 1, LANES), A.dtype), np.empty((T, LANES), A.dtype), rate * A
+    blocks, rates = len(starts) - 1, rate * A
     for task in range(first, last):
-        b, block = task // (len(starts) - 1), task % (len(starts) - 1)
-        start, channels = starts[block], starts[block + 1] - starts[block]
+        b, block = task // blocks, task % blocks
+        group, start, stop = block * groups // blocks, starts[block], starts[block + 1]
+        buffer = np.empty((5, T, stop - start), x.dtype)
+        step, force, v, dforce, dstep = buffer[0], buffer[1], buffer[2], buffer[3], buffer[4]
+        h, decay = np.empty((T + 1, stop - start), A.dtype), np.empty((T, stop - start), A.dtype)
+        rates_b, A_b = _block(rates, starts, block), _block(A, starts, block)
+        g_b, dA_b = _block(g[b], starts, block), _block(dA[b], starts, block)
         for c in range(saved.shape[1] - 1, -1, -1):
             t0 = c * T
             steps = min(T, x.shape[1] - t0)
             for i in range(steps):
-                for j in range(channels):
-                    step[j, i], u[j, i] = dt[b, t0 + i, start + j], x[b, t0 + i, start + j]
-                    v[j, i] = scale * dy[b, t0 + i, start + j]
-                    du[j, i], dstep[j, i] = 0, 0
-            for j in range(channels):
-                d = start + j
-                B_d = B[b % B.shape[0], at[0, d], t0 * t_B :]
-                C_d = C[b % C.shape[0], at[1, d], t0 * t_C :]
-                dB_d, dC_d = dB[b, at[2, d], t0 * t_B :], dC[b, at[3, d], t0 * t_C :]
-                for k in range(A.shape[1]):
-                    h[0] = saved[b, c, d, k]
-                    _states(step[j, :steps], u[j], rates[d, k], B_d, t_B, k, h, decay)
-                    _backward_steps(
-                        step[j, :steps], u[j], v[j], A[d, k], B_d, C_d, t_B, t_C, k, h, decay,
-                        g[b, d, k], du[j], dstep[j], dA[b, d, k], dB_d, dC_d,
-                    )  # fmt: skip
+                now = b, t0 + i, slice(start, stop)
+                _read(dt[now], x[now], step[i], force[i])
+                _scale(scale, dy[now], v[i])
+            _backward_chunk(
+                step[:steps], force, v, rates_b, A_b,
+                _chunk(B, b, group, t0, steps, starts, block),
+                _chunk(C, b, group, t0, steps, starts, block),
+                h, decay, _block(saved[b, c], starts, block), g_b, dforce, dstep, dA_b,
+                _chunk(dB, b, block, t0, steps, starts, block),
+                _chunk(dC, b, block, t0, steps, starts, block),
+            )  # fmt: skip
             for i in range(steps):
-                for j in range(channels):
-                    dx[b, t0 + i, start + j], ddt[b, t0 + i, start + j] = du[j, i], dstep[j, i]
+                now = b, t0 + i, slice(start, stop)
+                _write(x[now], step[i], dforce[i], dstep[i], dx[now], ddt[now])
 
 
 @cache
 @no_type_check
-def _kernel(name: str, dtype: torch.dtype) -> Callable[..., None]:
-    """Compile a kernel for one type, or load it from numba's cache."""
+def _kernel(name: str, dtype: torch.dtype, B_axes: int, C_axes: int) -> Callable[..., None]:
+    """Compile a kernel for one type, B and C varying or constant, or load it from numba's cache."""
     function, signals, states = {
-        "forward": (forward, 3, [3, 5, 5, 4, 5]),
-        "backward": (backward, 5, [3, 5, 5, 5, 4, 4, 5, 5]),
+        "forward": (forward, 3, [1, 2, 3]),
+        "backward": (backward, 5, [1, 3, 2, 2]),
     }[name]
     number = from_dtype(np.dtype(str(dtype).removeprefix("torch.")))
     real = getattr(number, "underlying_float", number)
+    rows = [types.Array(number, axes, "A" if axes == 4 else "C") for axes in (B_axes, C_axes)]
     signature = types.void(
-        *[types.int64, types.int64, types.int64[::1], types.int64[:, ::1], real, real],
-        *[types.Array(real, 3, "A")] * signals,
+        *[types.int64, types.int64, types.int64[::1], types.int64, real, real],
+        *[types.Array(real, 3, "C")] * signals,
+        *(rows * 2 if name == "backward" else rows),
         *[types.Array(number, axes, "C") for axes in states],
     )
     return njit(signature, cache=True, fastmath=SUMS, **OPTIONS)(function)
