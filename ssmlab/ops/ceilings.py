@@ -18,7 +18,7 @@ import torch
 
 from ssmlab import timing
 
-CHANNELS, STATE = 1024, 256  # a sum over the state for each channel
+CHANNELS, STATE = 1024, 2**13  # a sum over the state for each channel: some milliseconds
 
 
 def bytes_per_second(device: str = "cpu", size: int = 2**27) -> float:
