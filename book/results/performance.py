@@ -281,7 +281,7 @@ def main() -> None:
         fast += ("mambapy",)
     except ModuleNotFoundError:
         pass
-    quick = ("--seconds", "0.5", "--repeat", "5")
+    quick = ("--seconds", "2.5", "--repeat", "5")
     results = {
         "size": {"channels": CHANNELS, "length": LENGTH, "state": STATE},
         "ceilings": machine(),

@@ -3,7 +3,7 @@ r"""The family: models that are one recurrence with different coefficients, and 
 .. math:: h_t = A_t h_{t-1} + B_t x_t, \qquad y_t = C_t h_t
 
 ====================  =============================================  ===================
-member                :math:`A_t`                                    state of a head
+member                matrix :math:`A_t`                             state of a head
 ====================  =============================================  ===================
 ``LRU``               constant, diagonal, complex                    N, of all channels
 ``linear_attention``  :math:`I`                                      keys x values

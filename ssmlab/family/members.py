@@ -1,7 +1,7 @@
 r"""The members with a matrix state: each is a choice of decay, delta rule and bonus.
 
 =================  ===========================================  =====================
-member             :math:`A_t`                                  depends on the input
+member             matrix :math:`A_t`                           depends on the input
 =================  ===========================================  =====================
 linear_attention   :math:`I`                                    q, k
 retention          :math:`\gamma I`, per head                   q, k

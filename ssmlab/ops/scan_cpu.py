@@ -60,6 +60,7 @@ def scan(
     >>> y.flatten()
     tensor([1., 2., 3.])
     """
+    C = 2 * C if C.is_complex() else C  # y = 2 Re(C h): of each conjugate pair only one is kept
     return _Scan.apply(x, dt, A, B, C, h0)
 
 
@@ -148,14 +149,13 @@ class _Plan:
         """Run a kernel over all blocks of all sequences, on as many threads as torch uses."""
         kernel = _kernel(name, self.dtype, *(M.ndim for M in rows[:2]))
         rate = math.log2(math.e) if self.dtype == torch.float32 else 1.0  # e^z = base^(rate z)
-        scale = 2.0 if self.dtype.is_complex else 1.0
         tasks = self.batch * self.blocks
         threads = min(torch.get_num_threads(), tasks)
         bounds = [tasks * i // threads for i in range(threads + 1)]
 
         def part(i: int) -> None:
             first, last = bounds[i], bounds[i + 1]
-            kernel(first, last, self.starts, self.groups, rate, scale, *signals, *rows, *states)
+            kernel(first, last, self.starts, self.groups, rate, *signals, *rows, *states)
 
         with ThreadPoolExecutor(threads) as pool:  # which starts no more threads than it needs
             others = [pool.submit(part, i) for i in range(1, threads)]
@@ -359,33 +359,52 @@ def _backward_chunk(  # pragma: no cover - compiled
 
 @no_type_check
 @njit(pipeline_class=_Disjoint, fastmath=SUMS, **OPTIONS)
-def _read(dt, x, step, force):  # pragma: no cover - compiled
-    """Copy one step of a block: the step size, and the step size times the input."""
-    for j in range(len(step)):
-        step[j] = dt[j]
-        force[j] = dt[j] * x[j]
+def _read(dt, x, t0, start, step, force):  # pragma: no cover - compiled
+    """Copy a chunk of a block: the step sizes, and the step sizes times the inputs."""
+    for i in range(step.shape[0]):
+        now = t0 + i, slice(start, start + step.shape[1])
+        dt_i, x_i, step_i, force_i = dt[now], x[now], step[i], force[i]
+        for j in range(len(step_i)):
+            step_i[j] = dt_i[j]
+            force_i[j] = dt_i[j] * x_i[j]
+
+
+@no_type_check
+@njit(pipeline_class=_Disjoint, **OPTIONS)
+def _take(v, t0, start, out):  # pragma: no cover - compiled
+    """Copy a chunk of a block of a signal."""
+    for i in range(out.shape[0]):
+        v_i, out_i = v[t0 + i, start : start + out.shape[1]], out[i]
+        for j in range(len(out_i)):
+            out_i[j] = v_i[j]
+
+
+@no_type_check
+@njit(pipeline_class=_Disjoint, **OPTIONS)
+def _put(v, t0, start, out):  # pragma: no cover - compiled
+    """Copy it back."""
+    for i in range(v.shape[0]):
+        v_i, out_i = v[i], out[t0 + i, start : start + v.shape[1]]
+        for j in range(len(v_i)):
+            out_i[j] = v_i[j]
 
 
 @no_type_check
 @njit(pipeline_class=_Disjoint, fastmath=SUMS, **OPTIONS)
-def _scale(scale, v, out):  # pragma: no cover - compiled
-    """Copy one step of a block, times a number."""
-    for j in range(len(v)):
-        out[j] = scale * v[j]
-
-
-@no_type_check
-@njit(pipeline_class=_Disjoint, fastmath=SUMS, **OPTIONS)
-def _write(x, step, dforce, dstep, dx, ddt):  # pragma: no cover - compiled
-    """Write the gradients of one step of a block."""
-    for j in range(len(x)):
-        dx[j] = step[j] * dforce[j]
-        ddt[j] = dstep[j] + x[j] * dforce[j]
+def _put_gradients(x, step, dforce, dstep, t0, start, dx, ddt):  # pragma: no cover - compiled
+    """Write the gradients of a chunk of a block: those of x and of the step sizes."""
+    for i in range(step.shape[0]):
+        now = t0 + i, slice(start, start + step.shape[1])
+        x_i, dx_i, ddt_i = x[now], dx[now], ddt[now]
+        step_i, dforce_i, dstep_i = step[i], dforce[i], dstep[i]
+        for j in range(len(step_i)):
+            dx_i[j] = step_i[j] * dforce_i[j]
+            ddt_i[j] = dstep_i[j] + x_i[j] * dforce_i[j]
 
 
 @no_type_check
 def forward(  # pragma: no cover - compiled
-    first, last, starts, groups, rate, scale, x, dt, y, B, C, A, h, saved
+    first, last, starts, groups, rate, x, dt, y, B, C, A, h, saved
 ):
     """Run blocks ``first`` to ``last``, chunk by chunk."""
     blocks, rates = len(starts) - 1, rate * A
@@ -399,19 +418,16 @@ def forward(  # pragma: no cover - compiled
             steps = min(T, x.shape[1] - t0)
             if saved.shape[1] > 0:
                 _block(saved[b, t0 // T], starts, block)[:] = h_b
-            for i in range(steps):
-                now = b, t0 + i, slice(start, stop)
-                _read(dt[now], x[now], step[i], force[i])
+            _read(dt[b], x[b], t0, start, step[:steps], force)
             B_t = _chunk(B, b, group, t0, steps, starts, block)
             C_t = _chunk(C, b, group, t0, steps, starts, block)
             _forward_chunk(step[:steps], force, rates_b, B_t, C_t, h_b, out)
-            for i in range(steps):
-                _scale(scale, out[i], y[b, t0 + i, start:stop])
+            _put(out[:steps], t0, start, y[b])
 
 
 @no_type_check
 def backward(  # pragma: no cover - compiled
-    first, last, starts, groups, rate, scale, x, dt, dy, dx, ddt, B, C, dB, dC, A, saved, g, dA
+    first, last, starts, groups, rate, x, dt, dy, dx, ddt, B, C, dB, dC, A, saved, g, dA
 ):
     """Run the same blocks back, from the last chunk to the first."""
     blocks, rates = len(starts) - 1, rate * A
@@ -426,10 +442,8 @@ def backward(  # pragma: no cover - compiled
         for c in range(saved.shape[1] - 1, -1, -1):
             t0 = c * T
             steps = min(T, x.shape[1] - t0)
-            for i in range(steps):
-                now = b, t0 + i, slice(start, stop)
-                _read(dt[now], x[now], step[i], force[i])
-                _scale(scale, dy[now], v[i])
+            _read(dt[b], x[b], t0, start, step[:steps], force)
+            _take(dy[b], t0, start, v[:steps])
             _backward_chunk(
                 step[:steps], force, v, rates_b, A_b,
                 _chunk(B, b, group, t0, steps, starts, block),
@@ -438,9 +452,7 @@ def backward(  # pragma: no cover - compiled
                 _chunk(dB, b, block, t0, steps, starts, block),
                 _chunk(dC, b, block, t0, steps, starts, block),
             )  # fmt: skip
-            for i in range(steps):
-                now = b, t0 + i, slice(start, stop)
-                _write(x[now], step[i], dforce[i], dstep[i], dx[now], ddt[now])
+            _put_gradients(x[b], step[:steps], dforce, dstep, t0, start, dx[b], ddt[b])
 
 
 @cache
@@ -455,7 +467,7 @@ def _kernel(name: str, dtype: torch.dtype, B_axes: int, C_axes: int) -> Callable
     real = getattr(number, "underlying_float", number)
     rows = [types.Array(number, axes, "A" if axes == 4 else "C") for axes in (B_axes, C_axes)]
     signature = types.void(
-        *[types.int64, types.int64, types.int64[::1], types.int64, real, real],
+        *[types.int64, types.int64, types.int64[::1], types.int64, real],
         *[types.Array(real, 3, "C")] * signals,
         *(rows * 2 if name == "backward" else rows),
         *[types.Array(number, axes, "C") for axes in states],
