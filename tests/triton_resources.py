@@ -16,14 +16,14 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from ssmlab.ops import scan_triton
+from ssmlab.ops import scan_triton, scan_triton_complex
 
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 SIGNALS = ["x", "dt", "z", "y", "dy", "dx", "ddt", "dz", "B", "C"]
 
 
 def resources(name: str, dtype: torch.dtype, **options: bool) -> dict[str, int]:
-    """Compile one kernel at state 16 with every option on, as it is launched."""
+    """Compile one kernel of a real A at state 16 with every option on, as it is launched."""
     length, channels, state = 64, 2048, 16
     x = torch.empty(8, length, channels, dtype=dtype)
     A, B = torch.empty(channels, state), torch.empty(8, length, state, dtype=dtype)
@@ -41,8 +41,25 @@ def resources(name: str, dtype: torch.dtype, **options: bool) -> dict[str, int]:
     attributes = {
         (function.arg_names.index(a),): [["tt.divisibility", 16]] for a in others if a not in units
     }
+    return used(ASTSource(function, signature, constants | dict.fromkeys(units, 1), attributes))
+
+
+def resources_of_complex(name: str) -> dict[str, int]:
+    """Compile one kernel of a complex A at state 16, all of it in float32."""
+    function = getattr(scan_triton_complex, f"{name}_kernel")
+    constants = {"STATE": 16, "LANES": 16, "TILE": 16, "STEPS": scan_triton_complex.STEPS}
+    constants |= {"STEP_B": True, "STEP_C": True, "KEEP": True}
+    constants = {k: v for k, v in constants.items() if k in function.arg_names}
+    others = [a for a in function.arg_names if a not in constants]
+    sizes = others.index("length")
+    signature = {a: "*fp32" if i < sizes else "i32" for i, a in enumerate(others)}
+    return used(ASTSource(function, signature | dict.fromkeys(constants, "constexpr"), constants))
+
+
+def used(source: ASTSource) -> dict[str, int]:
+    """Compile for one warp, and read what the machine code uses."""
     compiled = triton.compile(
-        ASTSource(function, signature, constants | dict.fromkeys(units, 1), attributes),
+        source,
         target=GPUTarget("cuda", 90, 32),
         options={"num_warps": 1},
     )
@@ -71,4 +88,6 @@ if __name__ == "__main__":
         "channels bf16": ("channels", torch.bfloat16, {}),
         "states bf16": ("states", torch.bfloat16, {}),
     }
-    print(json.dumps({k: resources(name, dtype, **o) for k, (name, dtype, o) in compiled.items()}))
+    found = {k: resources(name, dtype, **o) for k, (name, dtype, o) in compiled.items()}
+    found |= {f"complex A, {k}": resources_of_complex(k) for k in ("forward", "backward")}
+    print(json.dumps(found))

@@ -68,16 +68,14 @@ def scan(
     return _Scan.apply(*tensors, softplus, keep)
 
 
-def check(device: torch.device, is_complex: bool) -> None:
-    """Ask for real tensors on a GPU, or for the interpreter.
+def check(device: torch.device) -> None:
+    """Ask for tensors on a GPU, or for the interpreter.
 
     Raises
     ------
     ValueError
         Saying what to use instead.
     """
-    if is_complex:
-        raise ValueError("backend 'triton' takes a real A; got a complex one: use backend='torch'")
     if device.type != "cuda" and not triton.knobs.runtime.interpret:
         raise ValueError(
             f"backend 'triton' needs tensors on a GPU; got {device}: use backend='auto', or set "

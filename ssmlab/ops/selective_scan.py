@@ -192,8 +192,7 @@ def _backend(name: str, device: torch.device, is_complex: bool) -> Callable[...,
     """Return the function that runs it all on the backend that is asked for."""
     _check.choice("backend", name, BACKENDS)
     if name == "auto":
-        wanted = {"cpu": "cpu", "cuda": "torch" if is_complex else "triton"}
-        name = wanted.get(device.type, "torch")
+        name = {"cpu": "cpu", "cuda": "triton"}.get(device.type, "torch")
         name = name if _is_installed(name) else "torch"
     if not _is_installed(name):
         raise ImportError(
@@ -207,8 +206,9 @@ def _backend(name: str, device: torch.device, is_complex: bool) -> Callable[...,
     if name == "triton":
         from ssmlab.ops import scan_triton
 
-        scan_triton.check(device, is_complex)
-        return scan_triton.scan
+        scan_triton.check(device)
+        if not is_complex:
+            return scan_triton.scan
     return _composed(name)
 
 
@@ -220,6 +220,8 @@ def _composed(name: str) -> Callable[..., tuple]:
     """Surround a bare scan by the step sizes, the direct path and the gate, in torch."""
     if name == "cpu":
         from ssmlab.ops.scan_cpu import scan
+    elif name == "triton":
+        from ssmlab.ops.scan_triton_complex import scan
     else:
         from ssmlab.ops.scan_torch import scan
 
