@@ -220,16 +220,17 @@ def test_training_keeps_memory_linear_in_the_length(name):
     """What autograd saves for 1024 samples is at most 4.4 times that for 256."""
 
     def saved(length):
-        sizes = {}
+        storages = {}  # held, so that none is freed and its address counted for another
 
         def note(tensor):
-            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = storage
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             y = make(name)(noise(1, length, 8))
         assert y.requires_grad
-        return sum(sizes.values())
+        return sum(storage.nbytes() for storage in storages.values())
 
     assert saved(1024) <= 4.4 * saved(256)
 
