@@ -133,14 +133,6 @@ def test_second_derivative_is_refused():
         torch.autograd.grad(run(p, "triton")[0].sum(), x, create_graph=True)
 
 
-@pytest.fixture
-def short_complex_chunks(monkeypatch):
-    from ssmlab.ops import scan_triton_complex
-
-    monkeypatch.setattr(scan_triton_complex, "STEPS", 2)
-
-
-@pytest.mark.usefixtures("short_complex_chunks")
 @pytest.mark.parametrize(("B", "C"), cases.PAIRS)
 def test_complex_A(B, C):
     p = problem(1, 5, 4, 3, B=B, C=C, complex_A=True)
@@ -148,7 +140,6 @@ def test_complex_A(B, C):
     check(p, 1e-13, 1e-12)
 
 
-@pytest.mark.usefixtures("short_complex_chunks")
 @pytest.mark.parametrize(
     ("batch", "length", "channels", "state"), [(1, 1, 1, 1), (2, 2, 3, 5), (1, 4, 17, 8)]
 )
@@ -156,7 +147,6 @@ def test_sizes_with_a_complex_A(batch, length, channels, state):
     check(problem(batch, length, channels, state, complex_A=True), 1e-13, 1e-12)
 
 
-@pytest.mark.usefixtures("short_complex_chunks")
 def test_options_and_strides_with_a_complex_A():
     p = problem(1, 3, 4, 4, B="group", C="group", complex_A=True)
     check({k: p[k] for k in ("x", "dt", "A", "B", "C")}, 1e-13, 1e-12, softplus=True)

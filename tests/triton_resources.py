@@ -47,7 +47,7 @@ def resources(name: str, dtype: torch.dtype, **options: bool) -> dict[str, int]:
 def resources_of_complex(name: str) -> dict[str, int]:
     """Compile one kernel of a complex A at state 16, all of it in float32."""
     function = getattr(scan_triton_complex, f"{name}_kernel")
-    constants = {"STATE": 16, "LANES": 16, "TILE": 16, "STEPS": scan_triton_complex.STEPS}
+    constants = {"STATE": 16, "LANES": 16, "TILE": 16, "STEPS": scan_triton.STEPS}
     constants |= {"STEP_B": True, "STEP_C": True, "KEEP": True}
     constants = {k: v for k, v in constants.items() if k in function.arg_names}
     others = [a for a in function.arg_names if a not in constants]

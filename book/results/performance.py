@@ -227,8 +227,8 @@ def _extra_bytes(name: str) -> int:
 def threads() -> dict[str, Any]:
     """The kernel on one thread and on two, in turns, in its own process.
 
-    After each of its own loops torch keeps its second thread awake for some milliseconds, on a core
-    that the kernel could use. OpenMP is told not to, which works only before torch is imported.
+    After each of its own loops torch keeps its second thread awake for a while, on a core that the
+    kernel could use. OpenMP is told not to, which works only before torch is imported.
     """
     done = subprocess.run(
         [sys.executable, __file__, "threads"],

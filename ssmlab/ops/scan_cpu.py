@@ -75,23 +75,23 @@ class _Scan(torch.autograd.Function):
         plan = _Plan(x, A, B, C)
         chunks = -(-x.shape[1] // T) if any(ctx.needs_input_grad) else 0
         y, h = torch.empty_like(x), plan.pack(h0)
-        saved = np.empty((x.shape[0], chunks, A.numel()), h.dtype)
-        rows = [plan.rows(B), plan.rows(C)]
-        plan.run("forward", [_array(v) for v in (x, dt, y)], rows, [plan.pack(A), h, saved])
-        ctx.save_for_backward(x, dt, A, B, C)
-        ctx.plan, ctx.saved = plan, saved
+        saved = A.new_empty(x.shape[0], chunks, A.numel())
+        rows, states = [plan.rows(B), plan.rows(C)], [plan.pack(A), h, _array(saved)]
+        plan.run("forward", [_array(v) for v in (x, dt, y)], rows, states)
+        ctx.save_for_backward(x, dt, A, B, C, saved)
+        ctx.plan = plan
         return y, plan.unpack(h)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, dh: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("cpu")
-        x, dt, A, B, C = ctx.saved_tensors
+        x, dt, A, B, C, saved = ctx.saved_tensors
         plan = ctx.plan
         dx, ddt, g = torch.empty_like(x), torch.empty_like(dt), plan.pack(dh)
         dA, dB, dC = np.zeros_like(g), plan.parts(B), plan.parts(C)
         signals = [_array(v) for v in (x, dt, dy.contiguous(), dx, ddt)]
         rows = [plan.rows(B), plan.rows(C), dB, dC]
-        plan.run("backward", signals, rows, [plan.pack(A), ctx.saved, g, dA])
+        plan.run("backward", signals, rows, [plan.pack(A), _array(saved), g, dA])
         dA = plan.unpack(dA.sum(0))
         return dx, ddt, dA, plan.total(dB, B), plan.total(dC, C), plan.unpack(g)
 
@@ -99,8 +99,8 @@ class _Scan(torch.autograd.Function):
 class _Plan:
     """How the work is shared out: blocks of channels, each inside one group.
 
-    Small arrays are moved by NumPy: torch's own threads stay awake for some milliseconds after they
-    have moved one, in the way of the threads of the kernel.
+    Small arrays are moved by NumPy: torch's own threads stay awake for a while after they have
+    moved one, in the way of the threads of the kernel.
     """
 
     def __init__(self, x: Tensor, A: Tensor, B: Tensor, C: Tensor) -> None:

@@ -6,7 +6,7 @@ program takes a tile of channels through time, step by step. The forward kernel 
 before every chunk of steps; the backward kernel recomputes the states of one chunk, lays them down
 in a small part of memory that is its own, and goes back through them. Gradients are those of
 ``scan_cpu``, and as there each program writes its own part of those of B and C: the same bits in
-every run. Simpler than ``scan_triton`` and not tuned as it is. Derived in chapter 13.
+every run. Simpler than ``scan_triton``, and not tuned. Derived, for a real A, in chapter 13.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from torch import Tensor
 from ssmlab._typing import Complex, Float
 from ssmlab.ops.scan_torch import refuse_second_derivative
 from ssmlab.ops.scan_triton import _Call, _strides
-
-STEPS = 8  # steps a chunk, and between two states that are kept
 
 
 def scan(
@@ -50,9 +48,8 @@ class _Scan(torch.autograd.Function):
         x, dt, A = x.contiguous(), dt.contiguous(), A.contiguous()
         call = _Call(x, A, B, C, None, None, None, A.dtype, softplus=False)
         keep = any(ctx.needs_input_grad)
-        chunks = triton.cdiv(x.shape[1], STEPS)
         y, h = torch.empty_like(x), h0.clone(memory_format=torch.contiguous_format)
-        saved = A.new_empty(len(x), chunks if keep else 0, *A.shape)
+        saved = A.new_empty(len(x), call.chunks if keep else 0, *A.shape)
         _run(forward_kernel, call, [x, dt, y], [A, B, C, h, saved], KEEP=keep)
         ctx.save_for_backward(x, dt, A, B, C, saved)
         ctx.call = call
@@ -66,8 +63,8 @@ class _Scan(torch.autograd.Function):
         dx, ddt, dB, dC = torch.empty_like(x), torch.empty_like(x), call.parts(B), call.parts(C)
         g = dh.resolve_conj().clone(memory_format=torch.contiguous_format)
         dA = torch.empty_like(g)
-        sizes = call.groups * call.tiles, STEPS, call.options["TILE"], call.options["LANES"]
-        states = A.new_empty(len(x), *sizes)
+        chunk = (call.options[k] for k in ("STEPS", "TILE", "LANES"))
+        states = A.new_empty(len(x), call.groups * call.tiles, *chunk)
         signals = [x, dt, dy.contiguous(), dx, ddt]
         _run(backward_kernel, call, signals, [A, B, C, saved, states, g, dA, dB, dC])
         return dx, ddt, dA.sum(0), call.total(dB, B), call.total(dC, C), g
@@ -80,8 +77,7 @@ def _run(
     numbers = [torch.view_as_real(v) for v in numbers]
     strides = [s for M in numbers[1:3] for s in _strides(M[..., 0])]  # of B and C
     sizes = (call.length, call.channels, call.width, call.tiles)
-    options |= {"STEPS": STEPS}
-    options |= {k: call.options[k] for k in ("STATE", "LANES", "TILE", "STEP_B", "STEP_C")}
+    options |= {k: v for k, v in call.options.items() if k in kernel.arg_names}
     kernel[(call.groups * call.tiles, call.batch)](
         *signals, *numbers, *sizes, *strides, **options, num_warps=1
     )
