@@ -33,8 +33,9 @@ if TYPE_CHECKING:
         timing,
         viz,
     )
+    from ssmlab.lti import DiscreteStateSpace
     from ssmlab.selective import selective_scan
-    from ssmlab.statespace import DiscreteStateSpace, StateSpace
+    from ssmlab.statespace import StateSpace
 
 __all__ = [
     "DiscreteStateSpace",
@@ -59,7 +60,7 @@ __all__ = [
 ]
 
 _HOME = {
-    "DiscreteStateSpace": "statespace",
+    "DiscreteStateSpace": "lti",
     "StateSpace": "statespace",
     "selective_scan": "selective",
 }

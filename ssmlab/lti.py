@@ -13,12 +13,194 @@ Results have NumPy's result type of all that enters. Derived in chapter 4.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 import numpy as np
-import scipy.fft
+from scipy import fft as scipy_fft
 
 from ssmlab import _check, _matrix
-from ssmlab._typing import ArrayLike, Complex, Inexact, Kernel, Outputs, State, States, ndarray
-from ssmlab.statespace import DiscreteStateSpace
+from ssmlab._system import System, with_all_axes
+from ssmlab._typing import (
+    ArrayLike,
+    Complex,
+    Feedthrough,
+    Inexact,
+    InputMatrix,
+    Kernel,
+    OutputMatrix,
+    Outputs,
+    State,
+    StateMatrix,
+    States,
+    ndarray,
+)
+
+if TYPE_CHECKING:
+    import scipy.signal
+
+
+@dataclass(frozen=True, eq=False, repr=False, init=False)
+class DiscreteStateSpace(System):
+    r"""A discrete linear time-invariant system.
+
+    .. math:: h_k = \bar A h_{k-1} + \bar B x_k + \bar B_{\text{prev}} x_{k-1}, \qquad
+              y_k = C h_k + D x_k, \qquad x_{-1} = 0
+
+    Parameters
+    ----------
+    A_bar : array_like, (state, state) or (state,)
+        One axis means a diagonal matrix.
+    B_bar : array_like, (state,) or (state, inputs)
+    C : array_like, (state,) or (outputs, state)
+    D : array_like, shape of C without state + shape of B_bar without state
+        0, the default, means no feedthrough in any of these shapes.
+    dt : float
+        Time between two samples.
+    B_prev : array_like, shape of B_bar, optional
+        Weight of the previous input, which the first-order hold needs; zero by default.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a matrix holds no numbers or one that is not finite, its shape does not fit, or ``dt`` is
+        not a positive number.
+
+    Notes
+    -----
+    :math:`h_k` has seen :math:`x_k`, the index of S4 and Mamba. In scipy, :math:`y_k` sees
+    :math:`x_k` through D only; :meth:`to_scipy` and :meth:`from_scipy` translate. ``state``,
+    ``inputs`` and ``outputs`` are the sizes. The arrays are copied and read-only. Chapter 3.
+
+    Examples
+    --------
+    >>> leaky = DiscreteStateSpace(A_bar=[0.5], B_bar=[1], C=[1])
+    >>> leaky
+    DiscreteStateSpace(state=1, inputs=1, outputs=1, dt=1)
+    >>> leaky.simulate([1, 0, 0])[0]
+    array([1.  , 0.5 , 0.25])
+    """
+
+    A_bar: StateMatrix
+    B_bar: InputMatrix
+    C: OutputMatrix
+    D: Feedthrough
+    dt: float
+    B_prev: InputMatrix
+
+    def __init__(
+        self,
+        A_bar: ArrayLike,
+        B_bar: ArrayLike,
+        C: ArrayLike,
+        D: ArrayLike = 0,
+        dt: float = 1.0,
+        B_prev: ArrayLike | None = None,
+    ) -> None:
+        A_bar = _check.state_matrix("A_bar", A_bar)
+        B_bar = _check.input_matrix("B_bar", B_bar, len(A_bar))
+        C = _check.output_matrix("C", C, len(A_bar))
+        D = _check.feedthrough(D, B_bar, C)
+        B_prev = np.zeros_like(B_bar) if B_prev is None else _check.array("B_prev", B_prev)
+        if B_prev.shape != B_bar.shape:
+            raise ValueError(
+                f"B_prev must have the shape of B_bar, {B_bar.shape}; got {B_prev.shape}: "
+                "leave it out if the previous input plays no part"
+            )
+        object.__setattr__(self, "dt", _check.step_size(dt))
+        self._set(A_bar=A_bar, B_bar=B_bar, C=C, D=D, B_prev=B_prev)
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()[:-1]}, dt={self.dt:g})"
+
+    def simulate(self, x: ArrayLike, *, h0: ArrayLike | None = None) -> tuple[Outputs, States]:
+        """Run the recurrence: :func:`ssmlab.lti.recurrence`."""
+        return recurrence(self, x, h0=h0)
+
+    def eigenvalues(self) -> Inexact[ndarray, "state"]:
+        """Compute the eigenvalues of A_bar, the poles of the system, in no particular order.
+
+        Examples
+        --------
+        >>> DiscreteStateSpace(A_bar=[0.5, -0.25], B_bar=[1, 1], C=[1, 1]).eigenvalues()
+        array([ 0.5 , -0.25])
+        """
+        return _matrix.eigenvalues(self.A_bar)
+
+    def is_stable(self) -> bool:
+        """Tell whether every eigenvalue has a modulus below 1, strictly; at 1, rounding decides.
+
+        Examples
+        --------
+        >>> DiscreteStateSpace(A_bar=[1.0], B_bar=[1], C=[1]).is_stable()
+        False
+        """
+        return bool((np.abs(self.eigenvalues()) < 1).all())
+
+    def transfer_function(self, z: ArrayLike) -> Inexact[ndarray, "..."]:
+        """Evaluate the z-transform of the kernel: :func:`ssmlab.lti.transfer_function`."""
+        return transfer_function(self, z)
+
+    def to_scipy(self) -> scipy.signal.StateSpace:
+        r"""Convert to a discrete :class:`scipy.signal.StateSpace` with the same output.
+
+        scipy's state lags: its equations are :math:`s_{k+1} = A s_k + B x_k` and
+        :math:`y_k = C s_k + D x_k`. With
+        :math:`s_k = \bar A h_{k-1} + \bar B_{\text{prev}} x_{k-1}`, both are the same map if
+
+        .. math:: A = \bar A, \qquad B = \bar A \bar B + \bar B_{\text{prev}}, \qquad
+                  C = C, \qquad D = C \bar B + D.
+
+        An initial state :math:`h_{-1}` becomes :math:`s_0 = \bar A h_{-1}`. Chapter 3.
+
+        Examples
+        --------
+        >>> import scipy.signal
+        >>> leaky = DiscreteStateSpace(A_bar=[0.5], B_bar=[1], C=[1])
+        >>> t, y, s = scipy.signal.dlsim(leaky.to_scipy(), [1, 0, 0])
+        >>> y[:, 0]
+        array([1.  , 0.5 , 0.25])
+        """
+        from scipy.signal import StateSpace as ScipyStateSpace
+
+        B = _matrix.times(self.A_bar, self.B_bar) + self.B_prev
+        D = np.asarray(self.C @ self.B_bar + self.D)
+        return ScipyStateSpace(*with_all_axes(self.A_bar, B, self.C, D), dt=self.dt)
+
+    @classmethod
+    def from_scipy(cls, system: scipy.signal.dlti) -> DiscreteStateSpace:
+        r"""Convert a discrete system of :mod:`scipy.signal`, in any of its forms.
+
+        The state stays scipy's, so the input reaches it one step late:
+        :math:`\bar B = 0` and :math:`\bar B_{\text{prev}} = B`. Chapter 3.
+
+        Parameters
+        ----------
+        system : scipy.signal.dlti
+            A StateSpace, TransferFunction or ZerosPolesGain with a dt; ``dt=True``, scipy's
+            "unspecified", becomes 1.
+
+        Returns
+        -------
+        DiscreteStateSpace
+            With two axes in every matrix, as in scipy: one input means x of shape (length, 1).
+
+        Raises
+        ------
+        TypeError
+            If ``system`` is no discrete scipy system.
+
+        Examples
+        --------
+        >>> import scipy.signal
+        >>> delayed = DiscreteStateSpace.from_scipy(scipy.signal.dlti([1], [1, -0.5]))
+        >>> delayed.simulate([[1], [0], [0]])[0][:, 0]
+        array([0. , 1. , 0.5])
+        """
+        _check.scipy_system(system, "dlti")
+        system = system.to_ss()
+        dt = 1.0 if system.dt is True else system.dt
+        return cls(system.A, np.zeros_like(system.B), system.C, system.D, dt, system.B)
 
 
 def recurrence(
@@ -150,11 +332,11 @@ def convolve(x: ArrayLike, K_bar: ArrayLike) -> Outputs:
     array([1.   , 0.5  , 0.25 , 1.125])
     """
     x, K_bar = _check.signal_and_kernel(x, K_bar)
-    padded = scipy.fft.next_fast_len(len(x) + len(K_bar) - 1)
+    padded = scipy_fft.next_fast_len(len(x) + len(K_bar) - 1)
     if np.iscomplexobj(x) or np.iscomplexobj(K_bar):
-        fft, inverse = scipy.fft.fft, scipy.fft.ifft
+        fft, inverse = scipy_fft.fft, scipy_fft.ifft
     else:
-        fft, inverse = scipy.fft.rfft, scipy.fft.irfft
+        fft, inverse = scipy_fft.rfft, scipy_fft.irfft
     product = "f...,f->f..." if x.ndim == 1 else "f...i,fi->f..."
     y = np.einsum(product, fft(K_bar, padded, axis=0), fft(x, padded, axis=0))
     return inverse(y, padded, axis=0)[: len(x)]

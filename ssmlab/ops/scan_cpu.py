@@ -153,13 +153,12 @@ class _Plan:
         threads = min(torch.get_num_threads(), tasks)
         bounds = [tasks * i // threads for i in range(threads + 1)]
 
-        def part(i: int) -> None:
-            first, last = bounds[i], bounds[i + 1]
-            kernel(first, last, self.starts, self.groups, rate, *signals, *rows, *states)
-
+        arguments = (self.starts, self.groups, rate, *signals, *rows, *states)
         with ThreadPoolExecutor(threads) as pool:  # which starts no more threads than it needs
-            others = [pool.submit(part, i) for i in range(1, threads)]
-            part(0)
+            others = [
+                pool.submit(kernel, bounds[i], bounds[i + 1], *arguments) for i in range(1, threads)
+            ]
+            kernel(bounds[0], bounds[1], *arguments)
         for other in others:
             other.result()
 
@@ -212,19 +211,6 @@ def _power_of(z):
     if isinstance(z, types.Float):
         return lambda z: math.exp(z)
     return lambda z: cmath.exp(z)
-
-
-@no_type_check
-def _conj(z):
-    """The conjugate; a real number is its own."""
-
-
-@no_type_check
-@overload(_conj)
-def _conj_of(z):
-    if isinstance(z, types.Float):
-        return lambda z: z
-    return lambda z: z.conjugate()
 
 
 @no_type_check
@@ -329,14 +315,14 @@ def _backward_lanes(  # pragma: no cover - compiled
             step_i, force_i, dy_i, decay_i = step[i], force[i], dy[i], decay[i]
             before, after, dforce_i, dstep_i = h[i], h[i + 1], dforce[i], dstep[i]
             for j in range(lanes):
-                g_j = g_n[j] + dy_i[j] * _conj(_at(C, i, n, j))
+                g_j = g_n[j] + dy_i[j] * _at(C, i, n, j).conjugate()
                 _add(dB, i, n, j, force_i[j] * g_j)
-                _add(dC, i, n, j, dy_i[j] * _conj(after[j]))
-                dforce_i[j] += (g_j * _conj(_at(B, i, n, j))).real
-                g_j = g_j * _conj(decay_i[j])
-                grown = g_j * _conj(before[j])
+                _add(dC, i, n, j, dy_i[j] * after[j].conjugate())
+                dforce_i[j] += (g_j * _at(B, i, n, j).conjugate()).real
+                g_j = g_j * decay_i[j].conjugate()
+                grown = g_j * before[j].conjugate()
                 dA_n[j] += step_i[j] * grown
-                dstep_i[j] += (grown * _conj(A_n[j])).real
+                dstep_i[j] += (grown * A_n[j].conjugate()).real
                 g_n[j] = g_j
 
 

@@ -292,6 +292,50 @@ def sigmoid_of(v):
     return 1.0 / (1.0 + tl.exp(-v))
 
 
+@no_type_check
+@triton.jit
+def places(
+    channels, width, tiles,
+    STATE: tl.constexpr, LANES: tl.constexpr, TILE: tl.constexpr, STEPS: tl.constexpr,
+    SHARE: tl.constexpr,
+):  # fmt: skip
+    """Where this program works: group, channels, states and steps, masks, and places in A."""
+    group, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
+    j, t = tile * TILE + tl.arange(0, TILE), tl.arange(0, STEPS)
+    n = tl.arange(0, LANES // SHARE)[:, None] * SHARE + tl.arange(0, SHARE)[None, :]
+    d, step = group * width + j, t[:, None, None, None]
+    ok_d, ok_n = (j < width)[None, :], (n < STATE)[None]
+    ok_dn = (j < width)[None, :, None] & (n < STATE)[:, None, :]
+    dn = d[None, :, None] * STATE + n[:, None, :]
+    return group, d, n, t, step, ok_d, ok_n, ok_dn, dn
+
+
+@no_type_check
+@triton.jit
+def states_of_chunk(dt_4, rates, u, h, step, STEPS: tl.constexpr):
+    """The decays of a chunk, the state before each step, and the state after it."""
+    a, before, hs = dt_4, u, u
+    for i in tl.static_range(STEPS):
+        a_i = tl.exp2(at(dt_4, step, i) * rates)
+        a, before = put(a, step, i, a_i), put(before, step, i, h)
+        h = a_i * h + at(u, step, i)
+        hs = put(hs, step, i, h)
+    return a, before, hs
+
+
+@no_type_check
+@triton.jit
+def gradients_of_chunk(gs, ws, a, step, STEPS: tl.constexpr):
+    """G of each step, the gradient of its state, and w = a g, that of the state before."""
+    g = at(ws, step, 0)
+    for i in tl.static_range(STEPS - 1, -1, -1):
+        g += at(gs, step, i)
+        gs = put(gs, step, i, g)
+        g *= at(a, step, i)
+        ws = put(ws, step, i, g)
+    return gs, ws
+
+
 # --- the kernels ---------------------------------------------------------------------------------
 
 
@@ -308,13 +352,9 @@ def forward_kernel(
 ):  # fmt: skip
     """Run one tile of channels through all of time."""
     b = tl.program_id(1).to(tl.int64)
-    group, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
-    j, t = tile * TILE + tl.arange(0, TILE), tl.arange(0, STEPS)
-    n = tl.arange(0, LANES // SHARE)[:, None] * SHARE + tl.arange(0, SHARE)[None, :]
-    d, step = group * width + j, t[:, None, None, None]
-    ok_d, ok_n = (j < width)[None, :], (n < STATE)[None]
-    ok_dn = (j < width)[None, :, None] & (n < STATE)[:, None, :]
-    dn = d[None, :, None] * STATE + n[:, None, :]
+    group, d, n, t, step, ok_d, ok_n, ok_dn, dn = places(
+        channels, width, tiles, STATE, LANES, TILE, STEPS, SHARE
+    )
     bdn = b * channels * STATE + dn
     # What stays the same in every step.
     rates = load(A, dn, ok_dn, TYPE) * LOG2E
@@ -403,13 +443,9 @@ def channels_kernel(
     g is the gradient of the state h_t, and w = a_t g that of h_{t-1}.
     """
     b = tl.program_id(1).to(tl.int64)
-    group, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
-    j, t = tile * TILE + tl.arange(0, TILE), tl.arange(0, STEPS)
-    n = tl.arange(0, LANES // SHARE)[:, None] * SHARE + tl.arange(0, SHARE)[None, :]
-    d, step = group * width + j, t[:, None, None, None]
-    ok_d, ok_n = (j < width)[None, :], (n < STATE)[None]
-    ok_dn = (j < width)[None, :, None] & (n < STATE)[:, None, :]
-    dn = d[None, :, None] * STATE + n[:, None, :]
+    group, d, n, t, step, ok_d, ok_n, ok_dn, dn = places(
+        channels, width, tiles, STATE, LANES, TILE, STEPS, SHARE
+    )
     bdn = b * channels * STATE + dn
     # What stays the same in every step, and the sums over time.
     A_d = at(spread(load(A, dn, ok_dn, TYPE), STEPS), step, 0)
@@ -484,13 +520,8 @@ def channels_kernel(
         force = dt_c * x_c
         dt_4 = spread_steps(dt_c, LANES // SHARE, SHARE)
         u = force[:, None, :, None] * B_4
-        a, before, hs = dt_4, u, u
         h = at(spread(h_c, STEPS), step, 0)
-        for i in tl.static_range(STEPS):
-            a_i = tl.exp2(at(dt_4, step, i) * rates)
-            a, before = put(a, step, i, a_i), put(before, step, i, h)
-            h = a_i * h + at(u, step, i)
-            hs = put(hs, step, i, h)
+        a, before, hs = states_of_chunk(dt_4, rates, u, h, step, STEPS)
         gated = dy_c
         if HAS_Z:
             s = sigmoid_of(z_c)
@@ -502,12 +533,7 @@ def channels_kernel(
             gated = dy_c * z_c * s
         # Back through the chunk.
         gs = gated[:, None, :, None] * C_4
-        g = at(ws, step, 0)
-        for i in tl.static_range(STEPS - 1, -1, -1):
-            g += at(gs, step, i)
-            gs = put(gs, step, i, g)
-            g *= at(a, step, i)
-            ws = put(ws, step, i, g)
+        gs, ws = gradients_of_chunk(gs, ws, a, step, STEPS)
         if not STEP_B:
             dB_d += tl.sum(gs * force[:, None, :, None], 0)
         if not STEP_C:
@@ -530,9 +556,9 @@ def channels_kernel(
     tl.store(dA + bdn, dA_d, mask=ok_dn)
     tl.store(dh0 + bdn, at(ws, step, 0), mask=ok_dn)
     if HAS_D:
-        tl.store(dD + b * channels + d, tl.sum(dD_d, 0), mask=j < width)
+        tl.store(dD + b * channels + d, tl.sum(dD_d, 0), mask=tl.reshape(ok_d, (TILE,)))
     if HAS_BIAS:
-        tl.store(dbias + b * channels + d, tl.sum(dbias_d, 0), mask=j < width)
+        tl.store(dbias + b * channels + d, tl.sum(dbias_d, 0), mask=tl.reshape(ok_d, (TILE,)))
     if not STEP_B:
         tl.store(dB + bdn, dB_d, mask=ok_dn)
     if not STEP_C:
@@ -552,13 +578,9 @@ def states_kernel(
     """Run one tile of channels back through time: its part of the gradients of B_t and C_t."""
     b = tl.program_id(1).to(tl.int64)
     program, programs = tl.program_id(0), tl.num_programs(0)
-    group, tile = program // tiles, program % tiles
-    j, t = tile * TILE + tl.arange(0, TILE), tl.arange(0, STEPS)
-    n = tl.arange(0, LANES // SHARE)[:, None] * SHARE + tl.arange(0, SHARE)[None, :]
-    d, step = group * width + j, t[:, None, None, None]
-    ok_d, ok_n = (j < width)[None, :], (n < STATE)[None]
-    ok_dn = (j < width)[None, :, None] & (n < STATE)[:, None, :]
-    dn = d[None, :, None] * STATE + n[:, None, :]
+    group, d, n, t, step, ok_d, ok_n, ok_dn, dn = places(
+        channels, width, tiles, STATE, LANES, TILE, STEPS, SHARE
+    )
     rates = at(spread(load(A, dn, ok_dn, TYPE), STEPS), step, 0) * LOG2E
     if HAS_BIAS:
         bias_d = load(bias, d[None, :], ok_d, TYPE)
@@ -624,23 +646,13 @@ def states_kernel(
         force = (dt_c * x_c)[:, None, :, None]
         dt_4 = spread_steps(dt_c, LANES // SHARE, SHARE)
         u = force * B_4
-        a, hs = dt_4, u
         h = at(spread(h_c, STEPS), step, 0)
-        for i in tl.static_range(STEPS):
-            a_i = tl.exp2(at(dt_4, step, i) * rates)
-            a = put(a, step, i, a_i)
-            h = a_i * h + at(u, step, i)
-            hs = put(hs, step, i, h)
+        a, _, hs = states_of_chunk(dt_4, rates, u, h, step, STEPS)
         if STEP_C:
             dC_c = tl.sum(hs * gated[:, None, :, None], 2)
             tl.store(dC + part + at_part, dC_c, mask=left[:, None, None] & ok_n)
         gs = gated[:, None, :, None] * C_4
-        g = at(ws, step, 0)
-        for i in tl.static_range(STEPS - 1, -1, -1):
-            g += at(gs, step, i)
-            gs = put(gs, step, i, g)
-            g *= at(a, step, i)
-        ws = put(ws, step, 0, g)
+        gs, ws = gradients_of_chunk(gs, ws, a, step, STEPS)
         if STEP_B:
             dB_c = tl.sum(gs * force, 2)
             tl.store(dB + part + at_part, dB_c, mask=left[:, None, None] & ok_n)

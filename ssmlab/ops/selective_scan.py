@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -216,6 +217,7 @@ def _is_installed(backend: str) -> bool:
     return backend == "torch" or importlib.util.find_spec(PACKAGES[backend]) is not None
 
 
+@cache
 def _composed(name: str) -> Callable[..., tuple]:
     """Surround a bare scan by the step sizes, the direct path and the gate, in torch."""
     if name == "cpu":
