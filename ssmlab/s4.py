@@ -19,7 +19,8 @@ import scipy.fft
 
 from ssmlab import _check, _matrix
 from ssmlab._typing import ArrayLike, Complex, Float, ndarray
-from ssmlab.statespace import DiscreteStateSpace, StateSpace
+from ssmlab.lti import DiscreteStateSpace
+from ssmlab.statespace import StateSpace
 
 Modes = Complex[ndarray, "modes"]
 
