@@ -38,8 +38,9 @@ class MatrixState(Member[State]):
     -----
     The delta rule multiplies by an eigenvalue :math:`1 - \beta \lvert k \rvert^2`: it is stable for
     :math:`0 \le \beta \lvert k \rvert^2 \le 2`, so keys are usually of length 1. Within a chunk the
-    delta rule is a gated memory of other values, :math:`w_t = \beta_t (v_t - (a_t \circ
-    S_{t-1})^\top k_t)`, which solve a triangular system. Chapter 10.
+    delta rule is a gated memory of other values,
+    :math:`w_t = \beta_t (v_t - (a_t \circ S_{t-1})^\top k_t)`, which solve a triangular system.
+    Chapter 10.
 
     Examples
     --------
@@ -122,8 +123,8 @@ class MatrixState(Member[State]):
     def mixing_matrix(self) -> Float[ndarray, "*lead length length"]:
         r"""Compute M with :math:`y = M v` from a zero state, lower triangular.
 
-        Without the delta rule and for scalar decays :math:`M_{ij} = (q_i \cdot k_j)\, a_i \cdots
-        a_{j+1}`.
+        Without the delta rule and for scalar decays
+        :math:`M_{ij} = (q_i \cdot k_j)\, a_i \cdots a_{j+1}`.
         """
         P, I = self._products(), np.eye(self.length)
         M = self._scores(self._read(P))

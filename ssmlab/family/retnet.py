@@ -18,10 +18,11 @@ def retention(q: ArrayLike, k: ArrayLike, gamma: ArrayLike, *, start: int = 0) -
 
     ``gamma``, between 0 and 1, is one number for each of the leading axes
     (:func:`retention_decays`) or one for all; the number d of keys is even; ``start`` is the
-    position of the first token. Two rotations leave their difference, :math:`\tilde q_i \cdot
-    \tilde k_j = q_i^\top R^{j - i} k_j / \sqrt d`: M is Toeplitz if q and k are constant. In
-    complex pairs :math:`A = \gamma e^{i \theta}`, a diagonal state space model. Source: Sun et al.,
-    "Retentive network", arXiv:2307.08621, and its code in torchscale; chapter 10.
+    position of the first token. Two rotations leave their difference,
+    :math:`\tilde q_i \cdot \tilde k_j = q_i^\top R^{j - i} k_j / \sqrt d`: M is Toeplitz if q and k
+    are constant. In complex pairs :math:`A = \gamma e^{i \theta}`, a diagonal state space model.
+    Source: Sun et al., "Retentive network", arXiv:2307.08621, and its code in torchscale; chapter
+    10.
 
     Examples
     --------

@@ -24,7 +24,7 @@ from numpy.polynomial import laguerre
 
 from ssmlab import _check
 from ssmlab._typing import ArrayLike, Float, ndarray
-from ssmlab.hippo._common import norms, positive
+from ssmlab.hippo._common import duration, norms
 from ssmlab.hippo.projection import basis
 
 Dynamics = tuple[Float[ndarray, "state state"], Float[ndarray, "state"]]  # A, B
@@ -114,7 +114,7 @@ def legt(N: int, theta: float = 1.0) -> Dynamics:
     array([[-1.   ,  1.732],
            [-1.732, -3.   ]])
     """
-    r, theta = norms(N), positive("theta", theta)
+    r, theta = norms(N), duration("theta", theta)
     alternating = np.outer(_signs(N), _signs(N))
     return -np.outer(r, r) * np.where(np.tri(N, dtype=bool), 1, alternating) / theta, r / theta
 
@@ -244,7 +244,7 @@ def fourier(N: int, theta: float = 1.0) -> Dynamics:
            [-2.828, -4.   , -6.283],
            [ 0.   ,  6.283,  0.   ]])
     """
-    theta, omega = positive("theta", theta), _frequencies(N)
+    theta, omega = duration("theta", theta), _frequencies(N)
     v = _fourier_basis(N, 0.0)
     turning = np.where(_sine(N), omega, 0)[1:]  # couples sine n with cosine n - 1
     A = np.diag(turning, -1) - np.diag(turning, 1) - 2 * np.outer(v, v)

@@ -22,7 +22,7 @@ from scipy.linalg import solve_banded
 
 from ssmlab import _check, discretize
 from ssmlab._typing import ArrayLike, Float, ndarray
-from ssmlab.hippo._common import Coefficients, coefficients, norms, positive, signal
+from ssmlab.hippo._common import Coefficients, coefficients, duration, norms, signal
 from ssmlab.hippo.measures import Dynamics, legs, legt
 from ssmlab.hippo.projection import merge
 
@@ -164,7 +164,7 @@ def legt_step(
     True
     """
     c, x = _pair(c, x)
-    step = _check.step_size(dt) / positive("theta", theta)
+    step = _check.step_size(dt) / duration("theta", theta)
     alpha = ALPHA[_check.choice("method", method, ALPHA)]
     return _banded_step(_legt_bands(c.shape[-1]), c, x, step, alpha)
 
@@ -235,7 +235,7 @@ def legt_online(x: ArrayLike, N: int, theta: float, method: str = "zoh") -> Hist
     >>> legt_online(np.ones(50), 2, theta=10)[-1].round(3)
     array([1., 0.])
     """
-    x, N, theta = signal("x", x), _check.count("N", N), positive("theta", theta)
+    x, N, theta = signal("x", x), _check.count("N", N), duration("theta", theta)
     if _check.choice("method", method, LEGT_METHODS) == "zoh":
         A_bar, B_bar = discretize.zoh(*legt(N, theta), 1.0)
     history = np.empty((*x.shape, N))

@@ -21,7 +21,7 @@ from scipy.special import roots_legendre
 
 from ssmlab import _check
 from ssmlab._typing import ArrayLike, Float, ndarray
-from ssmlab.hippo._common import Coefficients, Signal, coefficients, norms, positive, signal
+from ssmlab.hippo._common import Coefficients, Signal, coefficients, duration, norms, signal
 
 _ROWS = 512  # the table of integrals of so many samples is in memory at one time
 
@@ -187,7 +187,7 @@ def project_function(
     >>> project_function(np.square, 3).round(4)
     array([0.3333, 0.2887, 0.0745])
     """
-    N, T = _check.count("N", N), positive("T", T)
+    N, T = _check.count("N", N), duration("T", T)
     r, w = gauss(4 * N if nodes is None else _check.count("nodes", nodes))
     values = signal("f", f(T * r))
     if len(values) != len(r):
@@ -231,7 +231,7 @@ def merge(pieces: Sequence[ArrayLike], lengths: Sequence[float]) -> Coefficients
     True
     """
     parts = [coefficients("pieces", piece) for piece in pieces]
-    widths = np.array([positive("lengths", length) for length in lengths])
+    widths = np.array([duration("lengths", length) for length in lengths])
     shapes = [part.shape for part in parts]
     if len(set(shapes)) != 1 or len(widths) != len(parts):
         raise ValueError(
