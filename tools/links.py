@@ -35,7 +35,7 @@ class Page(HTMLParser):
                 self.places.add(value)
             elif name == "srcset":
                 self.links += [part.split()[0] for part in value.split(",") if part.strip()]
-            elif name in ADDRESSES and not (tag == "base" or (tag, name) == ("object", "name")):
+            elif name in ADDRESSES:
                 self.links.append(value)
             elif name == "style":
                 self.links += IN_STYLE.findall(value)
@@ -44,8 +44,11 @@ class Page(HTMLParser):
 def broken(folder: Path) -> list[str]:
     """Name each link of the folder's pages and style sheets that leads nowhere."""
     folder = folder.resolve()
-    texts = {path: path.read_text("utf8") for path in sorted(folder.rglob("*.html"))}
-    pages = {path: Page(text) for path, text in texts.items()}
+    pages = {
+        path: Page(path.read_text("utf8"))
+        for path in sorted(folder.rglob("*.html"))
+        if "_static" not in path.parts  # there are the theme's templates
+    }
     styles = {
         path: IN_STYLE.findall(path.read_text("utf8")) for path in sorted(folder.rglob("*.css"))
     }
