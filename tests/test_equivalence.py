@@ -264,7 +264,7 @@ def token_coefficients(name: str) -> Tokens:
 
 def member_state(member: family.Member, h0: np.ndarray | None) -> Any:
     """Read the state of a member out of an array."""
-    if h0 is None or isinstance(member, family.Memory):
+    if h0 is None or isinstance(member, family.MatrixState):
         return h0
     if isinstance(member, family.RWKV4):
         return type(member.initial_state(3))(h0[0], np.abs(h0[1]) + 0.1, 3 * h0[2])

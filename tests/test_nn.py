@@ -10,7 +10,7 @@ import torch
 from torch.testing import assert_close
 
 from ssmlab import diagonal, nn, s4
-from ssmlab.diagonal import INITIALISATIONS, RULES
+from ssmlab.diagonal import INITIALISATIONS, METHODS
 
 torch.set_num_threads(1)
 
@@ -19,7 +19,7 @@ LAYERS = {"S4": nn.S4} | {
         *a, init=init, method=method, **k
     )
     for init in INITIALISATIONS
-    for method in RULES
+    for method in METHODS
 }
 every_layer = pytest.mark.parametrize("name", LAYERS)
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()

@@ -51,9 +51,9 @@ def in_numpy(layer, x, state):
     }[layer.decay]()
     beta = gate("beta")
     if layer.delta:
-        memory = family.Memory(q, k, decay, beta=beta)
+        memory = family.MatrixState(q, k, decay, beta=beta)
     else:
-        memory = family.Memory(q, beta[..., None] * k, decay)
+        memory = family.MatrixState(q, beta[..., None] * k, decay)
     y, state = memory.recurrence(v, state)
     y = y / np.sqrt(np.mean(y**2, -1, keepdims=True) + 1e-5)
     y = y.transpose(0, 2, 1, 3).reshape(x.shape)

@@ -94,7 +94,7 @@ S4_LENGTH, S4_DT = 4096, 0.1
 
 def s4_parameters() -> tuple[np.ndarray, ...]:
     """Return LegS and a C for each channel."""
-    Lambda, P, B, _ = s4.nplr(STATE)
+    Lambda, P, B, _ = s4.dplr(STATE)
     return Lambda, P, B, draw_output()
 
 
@@ -247,7 +247,7 @@ def agreement() -> dict[str, dict[str, float]]:
 
 def three_ways(N: int, L: int) -> dict[str, Callable[[], np.ndarray]]:
     """One channel of S4 in NumPy: the ways that the chapter compares."""
-    Lambda, P, B, V = s4.nplr(N)
+    Lambda, P, B, V = s4.dplr(N)
     system = s4.system(Lambda, P, B, V[0]).discretize(0.01, "bilinear")
     return {
         "tap by tap": partial(lti.kernel, system, L),

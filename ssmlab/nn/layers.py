@@ -247,7 +247,7 @@ class S4(StateSpaceLayer):
         dt_max: float = 0.1,
         bidirectional: bool = False,
     ) -> None:
-        Lambda, P, B, _ = s4.nplr(s4.state_size("state", state))
+        Lambda, P, B, _ = s4.dplr(s4.state_size("state", state))
         super().__init__(
             channels, Lambda, B, dt_min=dt_min, dt_max=dt_max, bidirectional=bidirectional
         )
@@ -310,7 +310,7 @@ class S4D(StateSpaceLayer):
         bidirectional: bool = False,
     ) -> None:
         self.init = _check.choice("init", init, diagonal.INITIALISATIONS)
-        self.method = _check.choice("method", method, diagonal.RULES)
+        self.method = _check.choice("method", method, diagonal.METHODS)
         A, B = diagonal.INITIALISATIONS[init](s4.state_size("state", state))
         super().__init__(channels, A, B, dt_min=dt_min, dt_max=dt_max, bidirectional=bidirectional)
 

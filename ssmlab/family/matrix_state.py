@@ -10,15 +10,15 @@ from ssmlab.family.member import Member, Values, fitted, show, tokens
 State = Float[ndarray, "*lead keys values"]
 
 
-class Memory(Member[State]):
-    r"""A memory of keys and values, :math:`S_t = G_t S_{t-1} + \beta_t k_t v_t^\top`.
+class MatrixState(Member[State]):
+    r"""Keys and values in one matrix, :math:`S_t = G_t S_{t-1} + \beta_t k_t v_t^\top`.
 
     .. math::
         G_t = (I - \beta_t k_t k_t^\top) \operatorname{diag}(a_t), \qquad
         y_t = S_t^\top q_t
 
-    In the book's letters: :math:`A_t = G_t`, :math:`B_t = \beta_t k_t`, :math:`C_t = q_t^\top`,
-    and each channel of v is an input x of this one system.
+    In the book's letters: :math:`A_t = G_t`, :math:`B_t = \beta_t k_t`, :math:`C_t = q_t^\top`, and
+    each channel of v is an input x of this one system.
 
     Parameters
     ----------
@@ -34,26 +34,22 @@ class Memory(Member[State]):
         Read before writing, :math:`y_t = (S_{t-1} + \operatorname{diag}(u)\, k_t v_t^\top)^\top
         q_t`: the weight u of the token itself (RWKV).
 
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is complex or not finite, or its shape does not fit q and k.
-
     Notes
     -----
     The delta rule multiplies by an eigenvalue :math:`1 - \beta \lvert k \rvert^2`: it is stable for
-    :math:`0 \le \beta \lvert k \rvert^2 \le 2`, so keys are usually of length 1. Within a chunk
-    the delta rule is a gated memory of other values, :math:`w_t = \beta_t (v_t - (a_t \circ
-    S_{t-1})^\top k_t)`, which solve a triangular system. Chapter 10.
+    :math:`0 \le \beta \lvert k \rvert^2 \le 2`, so keys are usually of length 1. Within a chunk the
+    delta rule is a gated memory of other values,
+    :math:`w_t = \beta_t (v_t - (a_t \circ S_{t-1})^\top k_t)`, which solve a triangular system.
+    Chapter 10.
 
     Examples
     --------
     The delta rule replaces what a key holds; a sum adds to it.
 
     >>> q = k = [[1.0, 0.0], [1.0, 0.0]]
-    >>> Memory(q, k).recurrence([[5.0], [7.0]])[0].ravel()
+    >>> MatrixState(q, k).recurrence([[5.0], [7.0]])[0].ravel()
     array([ 5., 12.])
-    >>> Memory(q, k, beta=[1.0, 1.0]).recurrence([[5.0], [7.0]])[0].ravel()
+    >>> MatrixState(q, k, beta=[1.0, 1.0]).recurrence([[5.0], [7.0]])[0].ravel()
     array([5., 7.])
     """
 
@@ -75,11 +71,11 @@ class Memory(Member[State]):
         self.beta = None if beta is None else fitted("beta", beta, self.k.shape[:-1])
         self.bonus = None if bonus is None else fitted("bonus", bonus, (*self.lead, self.keys))
 
-    def __getitem__(self, tokens: slice) -> Memory:
+    def __getitem__(self, tokens: slice) -> MatrixState:
         """Return the memory of some of the tokens."""
         q, k, decay = (array[..., tokens, :] for array in (self.q, self.k, self.decay))
         beta = None if self.beta is None else self.beta[..., tokens]
-        return Memory(q, k, decay, beta=beta, bonus=self.bonus)
+        return MatrixState(q, k, decay, beta=beta, bonus=self.bonus)
 
     def initial_state(self, values: int) -> State:
         """Return zeros, (..., keys, values)."""
@@ -94,25 +90,7 @@ class Memory(Member[State]):
         return G - self.beta[..., t, None, None] * k[..., None] * (k[..., None, :] @ G)
 
     def step(self, v_t: ArrayLike, state: State, t: int = 0) -> tuple[Float[ndarray, "..."], State]:
-        """Take the value of token t.
-
-        Parameters
-        ----------
-        v_t : array_like, (..., values)
-        state : ndarray, (..., keys, values)
-        t : int
-            Which token; 0 if this memory was made for one token, as in generation.
-
-        Returns
-        -------
-        y_t : ndarray, (..., values)
-        state : ndarray, (..., keys, values)
-
-        Raises
-        ------
-        TypeError, ValueError
-            If ``v_t`` or ``state`` does not fit the tokens.
-        """
+        """Take the value of token t, (..., values); the state is (..., keys, values)."""
         v_t = self._check_step(v_t, state)
         q, k, decay = (array[..., t, :, None] for array in (self.q, self.k, self.decay))
         kept = decay * state
@@ -128,23 +106,6 @@ class Memory(Member[State]):
     def parallel(self, v: ArrayLike, state: State | None = None) -> tuple[Values, State]:
         """Run all tokens at once: y = (scores) w, with w = v but for the delta rule.
 
-        Parameters
-        ----------
-        v : array_like, (..., length, values)
-        state : ndarray, (..., keys, values), optional
-
-        Returns
-        -------
-        y : ndarray, (..., length, values)
-        state : ndarray, (..., keys, values)
-
-        Raises
-        ------
-        TypeError, ValueError
-            If ``v`` or ``state`` does not fit the tokens.
-
-        Notes
-        -----
         The table of products of decays has length² entries, times keys if the decays differ in
         them. It is built by multiplication, so that a decay of 0 is no special case.
         """
@@ -160,13 +121,10 @@ class Memory(Member[State]):
         return y + self._direct()[..., None] * v, after
 
     def mixing_matrix(self) -> Float[ndarray, "*lead length length"]:
-        r"""Compute M with :math:`y = M v` from a zero state.
+        r"""Compute M with :math:`y = M v` from a zero state, lower triangular.
 
-        Returns
-        -------
-        M : ndarray, (..., length, length)
-            Lower triangular. Without the delta rule and for scalar decays it is
-            :math:`M_{ij} = (q_i \cdot k_j)\, a_i \cdots a_{j+1}`.
+        Without the delta rule and for scalar decays
+        :math:`M_{ij} = (q_i \cdot k_j)\, a_i \cdots a_{j+1}`.
         """
         P, I = self._products(), np.eye(self.length)
         M = self._scores(self._read(P))
@@ -222,3 +180,9 @@ def queries_and_keys(q: ArrayLike, k: ArrayLike) -> tuple[ndarray, ndarray]:
             "give each token one query and one key of the same size"
         )
     return q, k
+
+
+def decays(decay: ArrayLike, shape: tuple[int, ...]) -> Float[ndarray, "*lead length decays"]:
+    """Return decays between 0 and 1, one for each token, and for each key or for all of them."""
+    decay = tokens("decay", decay)
+    return fitted("decay", decay, shape if decay.shape[-1] > 1 else (*shape[:-1], 1), 0, 1)

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ssmlab._typing import ArrayLike, Float, ndarray
+from ssmlab.family.matrix_state import queries_and_keys
 from ssmlab.family.member import Member, Values
-from ssmlab.family.memory import queries_and_keys
 
 
 class Cache(NamedTuple):
@@ -21,19 +21,9 @@ class Cache(NamedTuple):
 class Attention(Member[Cache]):
     r"""Causal softmax attention, :math:`y_i = \sum_{j \le i} M_{ij} v_j`.
 
-    .. math:: M_{ij} = \frac{e^{q_i \cdot k_j / \sqrt d}}{\sum_{l \le i} e^{q_i \cdot k_l / \sqrt d}}
+    .. math:: M_{ij} = \frac{e^{q_i \cdot k_j / \sqrt d}}
+                            {\sum_{l \le i} e^{q_i \cdot k_l / \sqrt d}}
 
-    Parameters
-    ----------
-    q, k : array_like, (..., length, keys)
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is complex or not finite, or the shapes differ.
-
-    Notes
-    -----
     Its state is the cache of all keys and values: a step costs as much as the past is long, and a
     sequence its square. Chapter 10.
 
@@ -42,7 +32,7 @@ class Attention(Member[Cache]):
     >>> model = Attention(q=[[0.0], [0.0]], k=[[1.0], [2.0]])
     >>> model.recurrence([[4.0], [8.0]])[0].ravel()
     array([4., 6.])
-    """  # noqa: E501
+    """
 
     def __init__(self, q: ArrayLike, k: ArrayLike) -> None:
         self.q, self.k = queries_and_keys(q, k)
@@ -64,24 +54,7 @@ class Attention(Member[Cache]):
         return y[..., 0, :], cache
 
     def parallel(self, v: ArrayLike, state: Cache | None = None) -> tuple[Values, Cache]:
-        """Run all tokens at once.
-
-        Parameters
-        ----------
-        v : array_like, (..., length, values)
-        state : Cache, optional
-            Earlier keys and values; none by default.
-
-        Returns
-        -------
-        y : ndarray, (..., length, values)
-        cache : Cache
-
-        Raises
-        ------
-        TypeError, ValueError
-            If ``v`` or ``state`` does not fit the tokens.
-        """
+        """Run all tokens at once, after the keys and values of an earlier part, if any."""
         v, state = self._check(v, state)
         cache = Cache(*(np.concatenate(pair, -2) for pair in zip(state, (self.k, v), strict=True)))
         return self._weights(cache.k) @ cache.v, cache

@@ -1,4 +1,4 @@
-r"""RWKV-4: a weighted mean whose weights decay with time, as two scalar recurrences a channel."""
+r"""RWKV: a weighted mean whose weights decay with time (RWKV-4), and a matrix state (RWKV-6)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ssmlab._typing import ArrayLike, Float, ndarray
+from ssmlab.family.matrix_state import MatrixState, decays, queries_and_keys
 from ssmlab.family.member import Member, Values, fitted, tokens
 
 Vector = Float[ndarray, "*lead channels"]
@@ -34,11 +35,6 @@ class RWKV4(Member[State]):
         The rate of decay, at least 0: :math:`A = e^{-w}`, constant.
     u : array_like, (channels,)
         Takes the place of the decay for the token itself.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is complex or not finite, the shapes do not fit, or a rate is negative.
 
     Notes
     -----
@@ -80,23 +76,7 @@ class RWKV4(Member[State]):
         return now.numerator / now.denominator, _add(decayed, k_t, v_t)
 
     def parallel(self, v: ArrayLike, state: State | None = None) -> tuple[Values, State]:
-        """Run all tokens at once: the sum as it is written, a softmax over the past.
-
-        Parameters
-        ----------
-        v : array_like, (..., length, channels)
-        state : State, optional
-
-        Returns
-        -------
-        y : ndarray, (..., length, channels)
-        state : State
-
-        Raises
-        ------
-        TypeError, ValueError
-            If ``v`` or ``state`` does not fit the tokens.
-        """
+        """Run all tokens at once: the sum as it is written, a softmax over the past."""
         v, state = self._check(v, state)
         t, start = np.arange(self.length), state.maximum[..., None]
         now = _sums(state, self._log_weights(), start - self.w[:, None] * t, v)
@@ -151,3 +131,26 @@ def _sums(state: State, logs: ndarray, start: ndarray, v: Values) -> State:
         weights.sum(-1) + old * state.denominator[..., None],
         top,
     )
+
+
+def rwkv6(q: ArrayLike, k: ArrayLike, decay: ArrayLike, bonus: ArrayLike) -> MatrixState:
+    r"""RWKV-6: a gated memory that is read before it is written.
+
+    .. math:: y_t = (S_{t-1} + \operatorname{diag}(u)\, k_t v_t^\top)^\top q_t, \qquad
+              S_t = \operatorname{diag}(a_t) S_{t-1} + k_t v_t^\top
+
+    The queries are RWKV's receptances r. ``bonus`` is u, (..., keys): the weight of the token
+    itself, not from the input. The decay of token t acts on what the later tokens read:
+    :math:`M_{t, t-1}` has no decay in it. Constant decays give RWKV-5. Source: Peng et al., "Eagle
+    and Finch", arXiv:2404.05892; chapter 10.
+
+    Examples
+    --------
+    >>> q = k = np.ones((3, 1))
+    >>> rwkv6(q, k, decay=np.full((3, 1), 0.5), bonus=[3.0]).mixing_matrix()
+    array([[3. , 0. , 0. ],
+           [1. , 3. , 0. ],
+           [0.5, 1. , 3. ]])
+    """
+    q, k = queries_and_keys(q, k)
+    return MatrixState(q, k, decays(decay, k.shape), bonus=bonus)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from numpy.polynomial import legendre
 from numpy.testing import assert_allclose, assert_array_equal
 
-from ssmlab.hippo import LegSMemory, legs_online, memory, project, reconstruct
+from ssmlab.hippo import LegSMemory, legs_online, project, reconstruct, streaming
 
-CHUNK = memory.CHUNK
+CHUNK = streaming.CHUNK
 AROUND = sorted({CHUNK * m + d for m in (1, 2, 3, 4, 7) for d in (-1, 0, 1)})
 seeds = st.integers(0, 2**32 - 1)
 
@@ -21,7 +21,7 @@ seeds = st.integers(0, 2**32 - 1)
 @pytest.fixture(autouse=True)
 def short_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the oldest piece begin after four chunks, so that short signals meet every case."""
-    monkeypatch.setattr(memory, "LONGEST", 4 * CHUNK)
+    monkeypatch.setattr(streaming, "LONGEST", 4 * CHUNK)
 
 
 def fed(x: np.ndarray, N: int, *, cuts: list[int] | tuple = ()) -> LegSMemory:

@@ -35,11 +35,6 @@ class LegSMemory:
     channels : int, optional
         How many numbers a sample has; if not given, a sample is a number, without an axis.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If a size is no positive whole number.
-
     Notes
     -----
     The state depends on the samples only, to the last bit: fed one by one or in blocks of any size,
@@ -74,19 +69,10 @@ class LegSMemory:
         return sum(self._lengths) + self._filled
 
     def feed(self, x: ArrayLike) -> None:
-        r"""Take in one sample or a block of them.
+        """Take in one sample, () or (channels,), or a block, (length,) or (length, channels).
 
-        Parameters
-        ----------
-        x : array_like
-            One sample, () or (channels,), or a block, (length,) or (length, channels). A block may
-            be empty.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If ``x`` does not fit, or holds a sample that is not finite: the sentence names the
-            first one, counted from the beginning of the signal. The memory is then unchanged.
+        A block may be empty. If it holds a number that is not finite, the sentence names the
+        sample, counted from the beginning of the signal, and the memory is unchanged.
         """
         x = self._block(x)
         while len(x):
@@ -99,17 +85,7 @@ class LegSMemory:
                 self._carry(self._chunk.T @ _maps(self.N)[0])
 
     def coefficients(self) -> Coefficients:
-        """Project all samples so far.
-
-        Returns
-        -------
-        c : ndarray, (N,) or (channels, N)
-
-        Raises
-        ------
-        ValueError
-            Before the first sample.
-        """
+        """Project all samples so far: (N,) or (channels, N). There must be at least one."""
         if not self.length:
             raise ValueError("the memory has seen no sample: call feed before you ask for the past")
         if not self._filled:
@@ -118,21 +94,10 @@ class LegSMemory:
         return merge([*self._pieces, newest], [*self._lengths, self._filled])
 
     def reconstruct(self, times: ArrayLike) -> Signal:
-        """Draw the past as it is remembered.
+        """Draw the past as it is remembered, (points,) or (points, channels).
 
-        Parameters
-        ----------
-        times : array_like, (points,)
-            From 0 to ``length``; sample k lasts from k to k + 1, and its middle is k + 1/2.
-
-        Returns
-        -------
-        x : ndarray, (points,) or (points, channels)
-
-        Raises
-        ------
-        TypeError, ValueError
-            If a time was not seen, or before the first sample.
+        ``times``, (points,), lie between 0 and ``length``; sample k lasts from k to k + 1, and its
+        middle is k + 1/2.
         """
         times = _check.array("times", times)
         if np.iscomplexobj(times) or ((times < 0) | (times > self.length)).any():
@@ -162,19 +127,7 @@ class LegSMemory:
     def restore(cls, saved: Mapping[str, ndarray]) -> LegSMemory:
         """Return the memory that was saved; it goes on as the other would have, to the last bit.
 
-        Parameters
-        ----------
-        saved : mapping
-            What ``save`` returned, or ``numpy.load`` of its file.
-
-        Returns
-        -------
-        LegSMemory
-
-        Raises
-        ------
-        TypeError, ValueError
-            If an array is missing or does not fit the others.
+        ``saved`` is what ``save`` returned, or ``numpy.load`` of its file.
 
         Examples
         --------
