@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ssmlab._typing import Float, Inexact
-from ssmlab.ops.selective_scan import selective_scan
+from ssmlab.ops import selective_scan
 
 
 def selective_scan_fn(

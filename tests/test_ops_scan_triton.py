@@ -30,9 +30,9 @@ assert_close, wide = cases.assert_close, cases.wide
 
 @pytest.fixture(autouse=True)
 def short_chunks(monkeypatch):
-    from ssmlab.ops import scan_triton
+    from ssmlab.ops.scan import launch
 
-    monkeypatch.setattr(scan_triton, "STEPS", 2)
+    monkeypatch.setattr(launch, "STEPS", 2)
 
 
 def narrow(v):
@@ -83,9 +83,9 @@ def test_sizes(batch, length, channels, state):
 
 @pytest.mark.parametrize("steps", [1, 4, 8])
 def test_other_chunks(steps, monkeypatch):
-    from ssmlab.ops import scan_triton
+    from ssmlab.ops.scan import launch
 
-    monkeypatch.setattr(scan_triton, "STEPS", steps)
+    monkeypatch.setattr(launch, "STEPS", steps)
     check(problem(1, 5, 3, 3, dtype="float32"), 1e-6, 1e-5)
 
 

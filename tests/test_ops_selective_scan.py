@@ -306,12 +306,12 @@ def test_overflow_is_infinite():
 
 def test_memory_of_the_gradient_is_that_of_a_few_inputs():
     """What the kernel keeps: the states at chunks, and parts of the gradients of B and C."""
-    from ssmlab.ops import scan_cpu
+    from ssmlab.ops.scan import numba_kernel
 
     p = problem(1, 4096, 256, 16, dtype="float32")
-    plan = scan_cpu._Plan(p["x"], p["A"], p["B"], p["C"])
+    plan = numba_kernel._Plan(p["x"], p["A"], p["B"], p["C"])
     parts = 2 * plan.parts(p["B"]).size
-    saved = 4096 // scan_cpu.T * 256 * 16
+    saved = 4096 // numba_kernel.T * 256 * 16
     assert parts + saved <= 2 * p["x"].numel()
 
 
