@@ -45,6 +45,10 @@ WHERE = {
     "FFT": ("ops/convolution", "fft_convolution"),
     "Vandermonde": ("ops/vandermonde", "vandermonde"),
     "diagonal plus low rank": ("ops/dplr", "dplr_step"),
+    "front door of the selective scan": ("ops/scan/front_door", "selective_scan"),
+    "plain torch loop": ("ops/scan/torch_loop", "scan"),
+    "compiled CPU kernel": ("ops/scan/numba_kernel", "scan"),
+    "Triton kernels": ("ops/scan/triton_kernels", "scan"),
     "gate between two projections": ("nn/mamba", "Mamba"),
 }
 
