@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
@@ -67,6 +68,48 @@ def test_an_equation_is_found_by_the_name_of_its_file(words):
 def test_an_old_name_answers(module, old, new):
     with pytest.warns(DeprecationWarning, match=f"{old} is now .*{new}"):
         assert getattr(module, old) is getattr(module, new)
+
+
+# --- a module imports from those below it only ---------------------------------------------------
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def floors() -> list[set[str]]:
+    """Read from CONTRIBUTING.md which modules stand on which floor, from the top down."""
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf8")
+    (house,) = re.findall(r"^    ssmlab/ .*\n((?:      \S.*\n)+)", text, re.MULTILINE)
+    return [set(re.findall(r"\S+", line[:21])) for line in house.splitlines()]
+
+
+def imports() -> set[tuple[str, str]]:
+    """List which module of the library imports which other one, anywhere in its files."""
+    found = set()
+    for path in (ROOT / "ssmlab").rglob("*.py"):
+        importer = path.relative_to(ROOT / "ssmlab").parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text("utf8"))):
+            if isinstance(node, ast.ImportFrom) and node.module == "ssmlab":
+                found |= {(importer, alias.name) for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ssmlab."):
+                found.add((importer, node.module.split(".")[1]))
+    return {(a, b) for a, b in found if a not in (b, "__init__")}
+
+
+def floor_of(module: str) -> int:
+    name = "_*" if module.startswith("_") else module
+    (found,) = [i for i, names in enumerate(floors()) if name in names]
+    return found
+
+
+def test_every_module_stands_in_the_house():
+    parts = {path.stem for path in (ROOT / "ssmlab").iterdir() if not path.stem.startswith("_")}
+    assert set().union(*floors()) - {"_*"} == parts - {"py"}
+
+
+@pytest.mark.parametrize(("importer", "imported"), sorted(imports()))
+def test_imports_go_down(importer, imported):
+    both_private = importer.startswith("_") and imported.startswith("_")
+    assert both_private or floor_of(importer) < floor_of(imported)
 
 
 # --- h0 or state, all states or the last ----------------------------------------------------------

@@ -75,8 +75,6 @@ def selective_scan(
 
     Raises
     ------
-    TypeError, ValueError
-        If an argument has the wrong type, shape or device.
     ImportError
         If the backend that was asked for is not installed.
 
