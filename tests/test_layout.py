@@ -119,7 +119,7 @@ LENGTH, CUT = 7, 3
 
 def card() -> dict[str, set[str]]:
     """Read from the convention card which module has which name, and returns which states."""
-    cells = json.loads(Path("book/conventions.ipynb").read_text(encoding="utf8"))["cells"]
+    cells = json.loads((ROOT / "book/conventions.ipynb").read_text("utf8"))["cells"]
     (row,) = [
         line
         for cell in cells
