@@ -55,8 +55,8 @@ def selective_scan_fn(
     Examples
     --------
     >>> u = torch.tensor([[[1.0, 5.0, 1.0]]])
-    >>> one = torch.ones(1, 1)
-    >>> selective_scan_fn(u, torch.tensor([[[1.0, 0.0, 1.0]]]), -one, one, one)
+    >>> delta, A, B = torch.tensor([[[1.0, 0.0, 1.0]]]), -torch.ones(1, 1), torch.ones(1, 1, 3)
+    >>> selective_scan_fn(u, delta, A, B, C=B)
     tensor([[[1.0000, 1.0000, 1.3679]]])
     """
     u, delta = u.mT, delta.mT

@@ -90,8 +90,8 @@ def selective_scan(
     Examples
     --------
     >>> x = torch.tensor([[[1.0], [5.0], [1.0]]])
-    >>> one = torch.ones(1, 1)
-    >>> selective_scan(x, dt=torch.tensor([[[1.0], [0.0], [1.0]]]), A=-one, B=one, C=one).flatten()
+    >>> dt, A, B = torch.tensor([[[1.0], [0.0], [1.0]]]), -torch.ones(1, 1), torch.ones(1, 3, 1)
+    >>> selective_scan(x, dt, A, B, C=B).flatten()
     tensor([1.0000, 1.0000, 1.3679])
     """
     optional = {"D": D, "z": z, "dt_bias": dt_bias, "h0": h0}
@@ -140,7 +140,7 @@ def selective_scan_step(
     --------
     >>> one, h = torch.ones(1, 1), torch.zeros(1, 1, 1)
     >>> for sample in (1.0, 0.0):
-    ...     y, h = selective_scan_step(sample * one, one, -one, one, one, h0=h)
+    ...     y, h = selective_scan_step(sample * one, one, -one, one[None], one[None], h0=h)
     >>> y
     tensor([[0.3679]])
     """
