@@ -61,12 +61,13 @@ ANSWERS: dict[str, tuple[str, float, str]] = {
     "knows only the public check": ("def double(x):\n    return 6", 2, r"^$"),
     "endless cell": ("while True:\n    pass", 2, f"'first_answer' was interrupted after {SECONDS}"),
     "endless function": (
-        "def double(x):\n    while True:\n        pass",
+        "import time\ndef double(x):\n    while True:\n        time.sleep(0.01)",
         2,
         f"A test that calls your code was interrupted after {SECONDS}",
     ),
     "endless, and deaf": (
-        "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True:\n    pass",
+        "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "while True:\n    time.sleep(0.01)",
         0,
         "did not stop when it was interrupted",
     ),
@@ -129,8 +130,13 @@ ANSWERS: dict[str, tuple[str, float, str]] = {
         2,
         "ended with (ModuleNotFoundError|ImportError)",
     ),
+    "insists on the library": (
+        "import sys\nsys.modules.pop('ssmlab')\nimport ssmlab\n" + FIRST,
+        2,
+        "ended with ModuleNotFoundError: No module named 'ssmlab'",
+    ),
 }
-SANDBOXED = {"reaches out", "leaves a process"}
+SANDBOXED = {"reaches out", "leaves a process", "insists on the library"}
 
 
 # Each way to hand in something broken, the points it may have, and what its line says.
