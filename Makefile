@@ -19,7 +19,8 @@ ENV := .venv/.complete
 PAGES := _config.yml _toc.yml tools/freshness.py $(shell find ssmlab book -type f \
   -not -path '*/.*' -not -path '*/__pycache__/*' -not -path 'book/assignments/*' \
   -not -path 'book/experiments/*.py')
-SOURCES := book/assignments/nbgrader_config.py $(shell find book/assignments/source -type f)
+SOURCES := book/assignments/nbgrader_config.py $(shell find book/assignments/source -type f) \
+  $(shell find classroom -name '*.py')
 
 .PHONY: book assignments test lab refresh trainings clean
 
@@ -46,7 +47,7 @@ trainings: $(ENV)
 clean:
 	rm -rf _build .mypy_cache .pytest_cache .ruff_cache .coverage .hypothesis
 
-$(ENV): requirements.txt pyproject.toml
+$(ENV): requirements.txt pyproject.toml classroom/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed, and $(PYTHON) is older or missing: try make PYTHON=python3.12"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -55,13 +56,13 @@ $(ENV): requirements.txt pyproject.toml
 
 # What students get: without solutions and hidden tests. The course folder stays as it is.
 _build/assignments/.complete: $(ENV) $(SOURCES)
-	$(BIN)/python -m ssmlab.classroom release --course book/assignments --zip $(@D)
+	$(BIN)/python -m ssm_classroom release --course book/assignments --zip $(@D)
 	@touch $@
 
 # After a failure the pages are read anew, else Sphinx would forget their warnings.
 _build/html/.complete: $(ENV) _build/assignments/.complete $(PAGES)
 	$(BIN)/jupyter-book build . -W --keep-going -n || { rm -rf _build/.doctrees; exit 1; }
-	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir _build/html/_static .
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir _build/html/_static . ./classroom
 	mkdir -p _build/html/_static/assignments
 	cp _build/assignments/*.zip _build/html/_static/assignments
 	@touch $@

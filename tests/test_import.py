@@ -91,7 +91,6 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 #: Functions that define another all the same, and how often they are called.
 ONCE = {
     ("_renamed.py", "old_names"): "for a module",
-    ("classroom/__main__.py", "parser"): "for a command line",
     ("explore.py", "_widgets"): "for a set of sliders",
     ("family/lru.py", "ring"): "for the parameters of a layer",
     ("nn/training.py", "fit_language_model"): "for a training",

@@ -1,4 +1,4 @@
-"""Give results back: a page for each student, and one table for the instructor."""
+"""Give back: a page for each student, which needs no network and shows no hidden test."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ssmlab.classroom.course import Course, ask
+from ssm_classroom.course import Course, ask
 
-COLUMNS = ("assignment", "student", "question", "points", "possible", "total", "late", "by_hand")
 # nbgrader's pages show the hidden tests, and load MathJax from the network.
 PAGES: dict[str, Any] = {
     "GenerateFeedback": {
@@ -78,43 +77,3 @@ def _share(file: Path, place: Path) -> None:
         os.link(file, place)
     except OSError:
         shutil.copyfile(file, place)
-
-
-def export(course: Course, names: list[str]) -> list[list[Any]]:
-    """Return the table of points: `COLUMNS`, then a row for each student and question.
-
-    `points` is empty while a person has to mark the question; `total` is the sum of what is marked,
-    for the whole assignment; `late` is in seconds.
-    """
-    rows: list[list[Any]] = [list(COLUMNS)]
-    with course.gradebook() as book:
-        for name in names:
-            for submission in sorted(book.assignment_submissions(name), key=_student):
-                late = round(submission.total_seconds_late)
-                for grade in _grades(submission):
-                    waits = bool(grade.needs_manual_grade)
-                    points = "" if waits else f"{grade.score:g}"
-                    total = f"{submission.score:g}"
-                    row = (_safe(_student(submission)), grade.name, points, f"{grade.max_score:g}")
-                    rows.append([name, *row, total, late, "yes" if waits else "no"])
-    return rows
-
-
-def _student(submission: Any) -> str:
-    return str(submission.student.id)
-
-
-def _grades(submission: Any) -> list[Any]:
-    """The grades of a submission, in the order of the questions."""
-    return [
-        grade
-        for notebook in submission.notebooks
-        for cell in notebook.notebook.source_cells
-        for grade in notebook.grades
-        if grade.name == cell.name
-    ]
-
-
-def _safe(text: str) -> str:
-    """Keep a spreadsheet from taking a student's name for a formula."""
-    return f"'{text}" if text[:1] in "=+-@" else text

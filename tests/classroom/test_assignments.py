@@ -1,6 +1,6 @@
 """The assignments: each question stands alone, and each known mistake costs it and says why.
 
-That the classroom marks whole notebooks so is in test_classroom.py.
+That the classroom marks whole notebooks so is in test_term.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import nbformat
 import pytest
 
-SOURCE = Path(__file__).resolve().parents[1] / "book" / "assignments" / "source"
+SOURCE = Path(__file__).resolve().parents[2] / "book" / "assignments" / "source"
 GUIDE = SOURCE.parents[1] / "instructors_guide.md"
 NAMES = sorted(path.name for path in SOURCE.iterdir())
 

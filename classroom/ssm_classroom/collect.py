@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from zipfile import BadZipFile, ZipFile
 
-from ssmlab.classroom.course import ClassroomError, Course
-from ssmlab.classroom.notebook import LARGEST, UnreadableError, grade_id, read
+from ssm_classroom.course import ClassroomError, Course
+from ssm_classroom.notebook import LARGEST, UnreadableError, grade_id, read
 
 # How platforms name what students hand in; each names `student`, and the rest of the file's name.
 PATTERNS = {
@@ -50,29 +50,33 @@ def collect(course: Course, name: str, given: Path, pattern: str | None = None) 
 
     Parameters
     ----------
-    course, name
-        The course folder, and an assignment in it.
-    given
+    course : Course
+        The course folder.
+    name : str
+        An assignment in it.
+    given : Path
         A folder or a zip.
-    pattern
-        A regular expression for paths in it, with groups `student`, and perhaps `time` and `file`;
-        by default the export of Moodle, Canvas or Blackboard, or a folder for each student.
+    pattern : str, optional
+        A regular expression for paths in it, with groups ``student``, and perhaps ``time`` and
+        ``file``; by default the export of Moodle, Canvas or Blackboard, or a folder for each
+        student.
 
     Raises
     ------
     ClassroomError
-        `given` is not there, is no zip, or holds no notebook of a student.
+        ``given`` is not there, is no zip, or holds no notebook of a student.
     """
     released = course.notebook("source", course.check(name))
     wanted = {grade_id(cell) for cell in read(released).cells} - {None}
-    with TemporaryDirectory(prefix="ssmlab-") as temporary:
+    with TemporaryDirectory(prefix="ssm-") as temporary:
         folder = given if given.is_dir() else _unpack(given, Path(temporary))
         files = sorted(p for p in folder.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
         found = [f for path in files if (f := _whose(path, folder, pattern))]
         if not found:
             raise ClassroomError(
-                f"no student's notebook in {given}: give it as Moodle, Canvas or Blackboard export "
-                "it, or with one folder for each student, or say --pattern"
+                f"given must hold a student's notebook; got none in {given}: give it as Moodle, "
+                "Canvas or Blackboard export it, or with one folder for each student, or say "
+                "--pattern"
             )
         lines = [f"Left out, no student in its name: {p.name}" for p in _rest(files, found)]
         for student in sorted({f.student for f in found}):
@@ -141,7 +145,9 @@ def _unpack(given: Path, folder: Path) -> Path:
     try:
         archive = ZipFile(given)
     except (BadZipFile, OSError) as error:
-        raise ClassroomError(f"{given} is neither a folder nor a zip: {error}") from None
+        raise ClassroomError(
+            f"given must be a folder or a zip; got {given} ({error}): give the platform's export"
+        ) from None
     with archive:
         for entry in archive.infolist():
             parts = PurePosixPath(entry.filename.replace("\\", "/")).parts

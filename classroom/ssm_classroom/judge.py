@@ -2,8 +2,8 @@
 
 The student's cells run in a sandboxed kernel. Each test cell runs here, in a process that has run
 nothing but the instructor's cells; the names that the answers define (as the source says) stand for
-the student's objects over there. What the student's code does to NumPy, to `assert`, to IPython or
-to its own process changes none of this: it can only return other data.
+the student's objects over there. What the student's code does to NumPy, to ``assert``, to IPython
+or to its own process changes none of this: it can only return other data.
 
 A test is judged when its turn comes, so that a kernel that dies later takes no earlier marks along.
 
@@ -36,9 +36,9 @@ from nbclient import NotebookClient
 from nbclient.util import ensure_async
 from nbformat import NotebookNode
 
-from ssmlab.classroom import remote
-from ssmlab.classroom.notebook import grade_id, is_answer, is_test
-from ssmlab.classroom.sandbox import Limits, command
+from ssm_classroom import remote
+from ssm_classroom.notebook import grade_id, is_answer, is_test
+from ssm_classroom.sandbox import Limits, command
 
 HIDDEN = "A hidden check failed: the same question, with other sizes and other numbers."
 LARGEST_ANSWER = 64 * 2**20
@@ -56,12 +56,12 @@ class StudentError(Exception):
 class Kernel(NotebookClient):
     """The kernel in the sandbox: runs cells, limits their time and output, outlives nothing."""
 
-    def __init__(self, room: Path, limits: Limits, *, isolated: bool) -> None:
-        argv = command(room, limits, isolated=isolated)
+    def __init__(self, folder: Path, limits: Limits, *, isolated: bool) -> None:
+        argv = command(folder, limits, isolated=isolated)
         manager = AsyncKernelManager(
-            kernel_spec_manager=_OneKernel(argv=argv), transport="ipc", ip=str(room / "io" / "k")
+            kernel_spec_manager=_OneKernel(argv=argv), transport="ipc", ip=str(folder / "io" / "k")
         )
-        manager.connection_file = str(room / "io" / "kernel.json")
+        manager.connection_file = str(folder / "io" / "kernel.json")
         super().__init__(
             nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell()]),
             km=manager,
@@ -76,7 +76,7 @@ class Kernel(NotebookClient):
         self.limits, self.deadline = limits, time.monotonic() + limits.notebook
         self.remarks: list[str] = []
         self.stopped = ""
-        self.room_left, self.cut, self.slow = 0, False, False
+        self.output_left, self.cut, self.slow = 0, False, False
 
     @contextlib.contextmanager
     def started(self) -> Iterator[None]:
@@ -93,7 +93,7 @@ class Kernel(NotebookClient):
                 self._kill()
 
     def run(self, cell: NotebookNode, name: str, output: int | None = None) -> NotebookNode:
-        """Run a cell, called `name` in the remarks, and leave its outputs in it.
+        """Run a cell, called ``name`` in the remarks, and leave its outputs in it.
 
         Raises
         ------
@@ -102,7 +102,7 @@ class Kernel(NotebookClient):
         """
         if self.stopped:
             raise StoppedError(self.stopped)
-        self.room_left = self.limits.output if output is None else output
+        self.output_left = self.limits.output if output is None else output
         self.cut = self.slow = False
         reason = ""
         if time.monotonic() > self.deadline:
@@ -155,8 +155,8 @@ class Kernel(NotebookClient):
         if kind.startswith("comm"):
             return None
         if kind in ("stream", "display_data", "execute_result", "error"):
-            self.room_left -= len(json.dumps(msg["content"], default=str))
-            if self.room_left < 0:
+            self.output_left -= len(json.dumps(msg["content"], default=str))
+            if self.output_left < 0:
                 if not self.cut and self.km is not None:
                     self.cut = True
                     self._interruption = asyncio.ensure_future(
@@ -186,7 +186,7 @@ class Verdict:
     private: str = ""
 
 
-class Judge:
+class Tests:
     """Runs the instructor's cells of a source notebook here, against a kernel over there."""
 
     def __init__(self, source: NotebookNode, kernel: Kernel) -> None:
@@ -197,8 +197,8 @@ class Judge:
         self.used: set[str] = set()
         self.done = 0
 
-    def test(self, name: str) -> Verdict:
-        """Run the test cell called `name`, after the given cells before it."""
+    def run(self, name: str) -> Verdict:
+        """Run the test cell called ``name``, after the given cells before it."""
         here = next(i for i, cell in enumerate(self.cells) if grade_id(cell) == name)
         for cell in self.cells[self.done : here]:
             if not is_answer(cell) and not is_test(cell):
@@ -293,14 +293,14 @@ def judge(
 ) -> tuple[NotebookNode, dict[str, Verdict]]:
     """Run a restored submission; test cells get no output if they passed, else an error."""
     verdicts: dict[str, Verdict] = {}
-    court = Judge(source, kernel)
+    tests = Tests(source, kernel)
     with kernel.started():
         for number, cell in enumerate(restored.cells, start=1):
             if cell.cell_type != "code":
                 continue
             if is_test(cell):
                 name = str(grade_id(cell))
-                verdicts[name] = verdict = court.test(name)
+                verdicts[name] = verdict = tests.run(name)
                 if not verdict.passed:
                     error = ("Failed", verdict.message, [verdict.message])
                     output = dict(zip(("ename", "evalue", "traceback"), error, strict=True))
@@ -319,17 +319,21 @@ def _is_error(output: NotebookNode) -> bool:
     return output.output_type == "error"
 
 
-def main(room: Path) -> None:
-    """Read the job in `room`, do it, and write `room/result.json`."""
-    job = json.loads((room / "job.json").read_text("utf8"))
+def main(folder: Path) -> None:
+    """Read the job in ``folder``, do it, and write ``folder/result.json``."""
+    job = json.loads((folder / "job.json").read_text("utf8"))
     source, restored = (nbformat.from_dict(job[key]) for key in ("source", "restored"))
-    os.chdir(room / "given")
+    os.chdir(folder / "given")
     sys.path.insert(0, "")
-    kernel = Kernel(room, Limits(**job["limits"]), isolated=job["isolated"])
+    kernel = Kernel(folder, Limits(**job["limits"]), isolated=job["isolated"])
     executed, verdicts = judge(source, restored, kernel)
     result = {
         "notebook": executed,
         "remarks": list(dict.fromkeys(kernel.remarks)),
         "tests": {name: vars(verdict) for name, verdict in verdicts.items()},
     }
-    (room / "result.json").write_text(json.dumps(result), "utf8")
+    (folder / "result.json").write_text(json.dumps(result), "utf8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,10 +1,10 @@
 """Start the kernel of a submission where it can do no harm, as far as an unprivileged user can.
 
-On Linux with `unshare`, the kernel has its own namespaces: no network; its own processes, all of
+On Linux with ``unshare``, the kernel has its own namespaces: no network; its own processes, all of
 which end with it; and its own file system, which holds the system's and Python's files (read-only)
-and an empty home of limited size, and nothing else: no course folder, no gradebook, no home of
-yours, and of ssmlab, which holds answers, only the classroom. A process of root becomes `nobody`.
-Elsewhere the kernel is an ordinary process with limits and an empty environment; `warning` says
+an empty home of limited size and this package, and nothing else: no course folder, no gradebook, no
+home of yours, and not ssmlab, which holds answers. A process of root becomes ``nobody``.
+Elsewhere the kernel is an ordinary process with limits and an empty environment; ``warning`` says
 what that does not prevent.
 
 Not prevented even in the sandbox: many processes that each stay within the limit of memory; a
@@ -24,7 +24,7 @@ from json import dumps
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-PACKAGE = Path(__file__).resolve().parents[1]
+PACKAGE = Path(__file__).resolve().parent
 NOBODY = 65534
 # What Python and its libraries read: binaries, the linker's files, fonts, time zones.
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64")
@@ -62,7 +62,7 @@ class Limits:
     output: int = 2 * 2**20
 
     def resources(self, already: int) -> dict[str, int]:
-        """Return them as the limits of a process; `already` threads of this user run."""
+        """Return them as the limits of a process; ``already`` threads of this user run."""
         return {
             "RLIMIT_AS": self.memory,
             "RLIMIT_CPU": int(2 * self.notebook) + 1,
@@ -71,19 +71,27 @@ class Limits:
         }
 
 
-def command(room: Path, limits: Limits, *, isolated: bool) -> list[str]:
-    """Return the command that starts a kernel; `{connection_file}` is for Jupyter to fill in.
+def prepared(folder: Path) -> Path:
+    """Make in ``folder`` what ``command`` asks for: ``io``, ``home``, ``root``."""
+    for name in ("io", "home", "root"):
+        (folder / name).mkdir()
+    return folder
+
+
+def command(folder: Path, limits: Limits, *, isolated: bool) -> list[str]:
+    """Return the command that starts a kernel; ``{connection_file}`` is for Jupyter to fill in.
 
     Parameters
     ----------
-    room
-        A new folder, with `io` for the sockets and `home` for the files that the submission finds.
-    limits
+    folder : Path
+        A new folder, with ``io`` for the sockets and ``home`` for the files that the submission
+        finds: ``prepared`` makes them.
+    limits : Limits
         What the kernel may use.
-    isolated
-        Whether to use the sandbox; ask `available`.
+    isolated : bool
+        Whether to use the sandbox; ask ``available``.
     """
-    home = "/home" if isolated else str(room / "home")
+    home = "/home" if isolated else str(folder / "home")
     environment = {
         "HOME": home,
         "PATH": f"{sys.prefix}/bin:/usr/local/bin:/usr/bin:/bin",
@@ -97,16 +105,16 @@ def command(room: Path, limits: Limits, *, isolated: bool) -> list[str]:
     }
     kernel = [
         *("env", "-i", *(f"{name}={value}" for name, value in environment.items())),
-        *(sys.executable, "-m", "ssmlab.classroom.cage"),
+        *(sys.executable, "-m", "ssm_classroom.kernel"),
         dumps(limits.resources(_threads())),
         *("-f", "{connection_file}"),
     ]
     if isolated:
-        return _isolate(room, kernel, limits)
+        return _isolate(folder, kernel, limits)
     return [*DIE_WITH_US, *kernel] if shutil.which("setpriv") else kernel
 
 
-def _isolate(room: Path, kernel: list[str], limits: Limits) -> list[str]:
+def _isolate(folder: Path, kernel: list[str], limits: Limits) -> list[str]:
     root = os.geteuid() == 0
     unshare = ["unshare", "--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "--kill-child"]
     if not root:
@@ -114,45 +122,43 @@ def _isolate(room: Path, kernel: list[str], limits: Limits) -> list[str]:
     drop = ["setpriv", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
     if root:
         drop += [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-    script = "\n".join(_furnish(room, limits, root=root))
+    script = "\n".join(_file_system(folder, limits, root=root))
     return [
         *(*DIE_WITH_US, *unshare),
         *("sh", "-c", f'{script}\nexec "$@"', "sh", *drop, *kernel),
     ]
 
 
-def _furnish(room: Path, limits: Limits, *, root: bool) -> list[str]:
+def _file_system(folder: Path, limits: Limits, *, root: bool) -> list[str]:
     """Write the script that makes the file system of the sandbox and goes into it."""
-    new = room / "root"
+    new = folder / "root"
     tmpfs = f"mount -t tmpfs -o nosuid,nodev,mode=755,size={limits.disk} tmpfs"
     lines = [
         "set -e",
         "umask 022",
         f"{tmpfs} {_quote(new)}",
         f"cd {_quote(new)}",
-        "mkdir -p proc dev etc lab/ssmlab/classroom home tmp old",
+        "mkdir -p proc dev etc home tmp old",
         f"{tmpfs} home",
         f"{tmpfs} tmp",
         "chmod 1777 tmp",
-        f"cp -R {_quote(room / 'home')}/. home",
+        f"cp -R {_quote(folder / 'home')}/. home",
         "mount -t proc proc proc 2>/dev/null || true",  # a container may forbid it
         "echo 'student:x:0:0::/home:/bin/sh' > etc/passwd",
-        f"cp {_quote(PACKAGE / '__init__.py')} lab/ssmlab",
-        f"cp {_quote(PACKAGE / 'classroom')}/*.py lab/ssmlab/classroom",
+        *_bind(PACKAGE, f"lab/{PACKAGE.name}"),
         *(line for path in _pythons() for line in _bind(path)),
         *(line for name in ETC if (p := Path("/etc", name)).exists() for line in _bind(p)),
         *(line for name in DEVICES for line in _bind(Path("/dev", name), writable=True)),
-        *_bind(room / "io", writable=True),
+        *_bind(folder / "io", writable=True),
     ]
     for path in map(Path, SYSTEM):
         if path.is_symlink():
             lines.append(f"ln -s {_quote(os.readlink(path))} {str(path)[1:]}")
         elif path.exists():
             lines += _bind(path)
-    if PACKAGE.parent.name == "site-packages":  # installed: the library holds answers
-        lines.append(f"mount -t tmpfs tmpfs {_quote(str(PACKAGE)[1:])}")
+    lines += [f"[ ! -d {p} ] || mount -t tmpfs -o ro,size=4k tmpfs {p}" for p in _answers()]
     if root:
-        lines.append(f"chown -R {NOBODY}:{NOBODY} home tmp {_quote(str(room / 'io')[1:])}")
+        lines.append(f"chown -R {NOBODY}:{NOBODY} home tmp {_quote(str(folder / 'io')[1:])}")
     return [
         *lines,
         "pivot_root . old",
@@ -182,6 +188,12 @@ def _pythons() -> list[Path]:
     return [p for p in paths if p != Path("/") and not any(q in p.parents for q in paths)]
 
 
+def _answers() -> list[str]:
+    """List where Python finds ssmlab, which may be among what the sandbox shows of Python."""
+    found = [path for entry in sys.path if (path := Path(entry, "ssmlab").absolute()).is_dir()]
+    return [_quote(str(path)[1:]) for path in sorted({*found, *(p.resolve() for p in found)})]
+
+
 def _quote(path: Path | str) -> str:
     return shlex.quote(str(path))
 
@@ -209,20 +221,14 @@ def available() -> str:
     missing = [tool for tool in ("unshare", "setpriv", "pivot_root") if not shutil.which(tool)]
     if missing:
         return f"{' and '.join(missing)} of util-linux is missing"
-    with TemporaryDirectory(prefix="ssmlab-") as folder:
-        room = furnished(Path(folder))
-        words = _isolate(room, [sys.executable, "-c", "import ctypes, zlib"], Limits())
+    with TemporaryDirectory(prefix="ssm-") as folder:
+        words = _isolate(
+            prepared(Path(folder)), [sys.executable, "-c", "import ctypes, zlib"], Limits()
+        )
         done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode == 0:
         return ""
     return (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
-
-
-def furnished(room: Path) -> Path:
-    """Make the folders in `room` that `command` asks for."""
-    for name in ("io", "home", "root"):
-        (room / name).mkdir()
-    return room
 
 
 def warning() -> str:

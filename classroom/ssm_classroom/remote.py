@@ -3,6 +3,8 @@
 The judge asks with pickle, which is as safe as the judge; the student's kernel answers with JSON
 that holds data and nothing else, so that no object of the student acts in the judge's process.
 
+Examples
+--------
 >>> unpack(pack((1, [2.5, "three"], np.eye(2))))
 (1, [2.5, 'three'], array([[1., 0.],
        [0., 1.]]))
@@ -19,19 +21,20 @@ from typing import Any
 
 import numpy as np
 
-MIME = "application/x-ssmlab-classroom"
+MIME = "application/x-ssm-classroom"
 KINDS = "biufc"  # of arrays: bool, int, unsigned, float, complex
+NO_DATA = "answer must be data; got something else: return numbers, text, arrays or tensors"
 
 _kept: dict[int, Any] = {}  # what the judge holds a handle of
 
 
 def pack(value: Any, keep: Callable[[Any], int] | None = None) -> Any:
-    """Turn data into what JSON can hold; `keep` gives a handle for what is no data.
+    """Turn data into what JSON can hold; ``keep`` gives a handle for what is no data.
 
     Raises
     ------
     TypeError
-        The value is no data, and there is no `keep`.
+        The value is no data, and there is no ``keep``.
     """
     if value is None or isinstance(value, str) or type(value) in (bool, int):
         return value
@@ -51,22 +54,24 @@ def pack(value: Any, keep: Callable[[Any], int] | None = None) -> Any:
     if torch is not None and isinstance(value, torch.Tensor):
         return {"tensor": pack(value.detach().cpu().resolve_conj().numpy())}
     if keep is None:
-        raise TypeError(f"value must be data, got {type(value).__name__}")
+        raise TypeError(
+            f"value must be data; got {type(value).__name__}: pass numbers, text, arrays or tensors"
+        )
     return {"handle": keep(value)}
 
 
 def unpack(node: Any, handle: Callable[[int], Any] | None = None) -> Any:
-    """Turn what `pack` wrote back into data; `handle` makes what stands for the rest.
+    """Turn what ``pack`` wrote back into data; ``handle`` makes what stands for the rest.
 
     Raises
     ------
     ValueError
-        It is not what `pack` writes.
+        It is not what ``pack`` writes.
     """
     if node is None or isinstance(node, str | bool | int):
         return node
     if not isinstance(node, dict) or len(node) != 1:
-        raise ValueError("the answer is no data")
+        raise ValueError(NO_DATA)
     ((kind, content),) = node.items()
     if kind == "float":
         return float.fromhex(content)
@@ -81,7 +86,7 @@ def unpack(node: Any, handle: Callable[[int], Any] | None = None) -> Any:
         name, shape, raw, scalar = content
         dtype = np.dtype(name)
         if dtype.kind not in KINDS:
-            raise ValueError("the answer is an array of objects")
+            raise ValueError(NO_DATA)
         array = np.frombuffer(base64.b64decode(raw), dtype).reshape(shape).copy()
         return array[()] if scalar else array
     if kind == "tensor":
@@ -90,7 +95,7 @@ def unpack(node: Any, handle: Callable[[int], Any] | None = None) -> Any:
         return torch.from_numpy(unpack(content))
     if kind == "handle" and handle is not None:
         return handle(int(content))
-    raise ValueError("the answer is no data")
+    raise ValueError(NO_DATA)
 
 
 class Remote:
@@ -115,7 +120,7 @@ class Remote:
 def request(kind: str, *arguments: Any) -> str:
     """Write the code that asks in the student's kernel."""
     text = base64.b64encode(pickle.dumps((kind, *arguments))).decode("ascii")
-    return f"__import__('ssmlab.classroom.remote', fromlist=['answer']).answer('{text}')"
+    return f"__import__('ssm_classroom.remote', fromlist=['answer']).answer('{text}')"
 
 
 def answer(text: str) -> None:

@@ -1,4 +1,4 @@
-"""Start the kernel of a submission, after limiting what it may use: `python -m ...cage JSON ...`.
+"""The kernel of a submission, after limiting what it may use: ``python -m ssm_classroom.kernel``.
 
 It runs inside the sandbox, or as an ordinary process where there is none.
 """
@@ -8,11 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pkgutil
 import resource
 import sys
-
-import ssmlab
 
 
 def limit(limits: dict[str, int]) -> None:
@@ -26,20 +23,16 @@ def limit(limits: dict[str, int]) -> None:
             resource.setrlimit(number, (least, least))
 
 
-def hide() -> None:
-    """Make the rest of ssmlab impossible to import: it holds answers."""
-    for module in pkgutil.iter_modules(ssmlab.__path__):
-        if module.name != "classroom":
-            sys.modules[f"ssmlab.{module.name}"] = None  # type: ignore[assignment]
-
-
 def main() -> None:
     """Limit this process, go to its folder, and become a kernel."""
     limit(json.loads(sys.argv.pop(1)))
-    hide()
+    # The library holds answers. The sandbox does not show it; without a sandbox it is there.
+    sys.modules["ssmlab"] = None  # type: ignore[assignment]
     os.umask(0o077)
     os.chdir(os.environ["HOME"])
     from ipykernel.kernelapp import IPKernelApp
+
+    import ssm_classroom.remote  # noqa: F401  # before the clock of the first cell runs
 
     IPKernelApp.launch_instance()
 

@@ -20,20 +20,15 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from ssmlab.classroom import sandbox
-from ssmlab.classroom.course import ClassroomError, Course, ask
-from ssmlab.classroom.notebook import UnreadableError, is_test, read, restore
-from ssmlab.classroom.sandbox import Limits
+from ssm_classroom import sandbox
+from ssm_classroom.course import ClassroomError, Course, ask
+from ssm_classroom.notebook import UnreadableError, is_test, read, restore
+from ssm_classroom.release import is_released, release
+from ssm_classroom.sandbox import Limits
 
 VERSION = 1  # of what is written into `executed`; another one grades everything again
 GRACE = 60  # seconds that the judge itself may take
 NOTHING = "Nothing of it ran."
-# jsonschema would spend seconds on the grammars of addresses and times, which no notebook holds.
-JUDGE = """import sys
-from pathlib import Path
-sys.modules["rfc3987_syntax"] = sys.modules["isoduration"] = None
-from ssmlab.classroom.judge import main
-main(Path(sys.argv[1]))"""
 # nbgrader scores what is in `executed`: the cells are in order and have run, so it does neither.
 SCORING: dict[str, Any] = {
     "CourseDirectory": {"submitted_directory": "executed"},
@@ -91,15 +86,17 @@ def grade(
 
     Parameters
     ----------
-    course, name
-        The course folder, and an assignment in it.
-    jobs
+    course : Course
+        The course folder.
+    name : str
+        An assignment in it.
+    jobs : int
         How many submissions run at one time.
-    limits
-        What each may use; by default that of `Limits`.
-    isolated
+    limits : Limits, optional
+        What each may use.
+    isolated : bool, optional
         Whether to run them in the sandbox; by default where there is one.
-    again
+    again : bool
         Run all of them again.
 
     Raises
@@ -109,9 +106,11 @@ def grade(
     """
     students = course.students("submitted", course.check(name))
     if not students:
-        raise ClassroomError(f"nothing was handed in for {name}: run `collect` first")
-    if not course.is_released(name):
-        course.release(name)
+        raise ClassroomError(
+            f"assignment must be handed in; got no submission of {name!r}: run `collect` first"
+        )
+    if not is_released(course, name):
+        release(course, name)
     limits = limits or Limits()
     isolated = not sandbox.available() if isolated is None else isolated
     work = {student: _job(course, name, student, limits, isolated) for student in students}
@@ -148,16 +147,16 @@ def _job(course: Course, name: str, student: str, limits: Limits, isolated: bool
     digest = hashlib.sha256(json.dumps(job, sort_keys=True).encode())
     for path in sorted(p for p in handed.rglob("*") if p.is_file()):
         digest.update(path.name.encode() + path.read_bytes())
-    release = read(course.notebook("release", name))
+    released = read(course.notebook("release", name))
     job["source"] = read(course.notebook("source", name))
     job["given"] = str(course.place("release", name).resolve())
     job["key"] = digest.hexdigest()
-    job["restored"], job["remarks"], job["runs"] = _submission(handed, name, release)
+    job["restored"], job["remarks"], job["runs"] = _submission(handed, name, released)
     return job
 
 
 def _submission(
-    handed: Path, name: str, release: NotebookNode
+    handed: Path, name: str, released: NotebookNode
 ) -> tuple[NotebookNode, list[str], bool]:
     """Put a submission in order: the notebook, what was found, whether there is one to run."""
     path = handed / f"{name}.ipynb"
@@ -171,11 +170,11 @@ def _submission(
         remarks.append(f"There are {found} notebooks, and none called {name}.ipynb. {NOTHING}")
     if path.exists():
         try:
-            restored, found_in_it = restore(read(path), release)
+            restored, found_in_it = restore(read(path), released)
             return restored, remarks + found_in_it, True
         except (UnreadableError, OSError) as error:
             remarks.append(f"{error}. {NOTHING}")
-    empty, _ = restore(release, release)
+    empty, _ = restore(released, released)
     return empty, remarks, False
 
 
@@ -184,30 +183,30 @@ def run(
 ) -> dict[str, Any]:
     """Run one submission in a process of its own; whatever happens, there is a result.
 
-    The process is in the list `judges` while it runs, for those who want to end it.
+    The process is in the list ``judges`` while it runs, for those who want to end it.
     """
     if not job["runs"]:
         return _nothing(job, [])
-    with TemporaryDirectory(prefix="ssmlab-", ignore_cleanup_errors=True) as folder:
-        room = sandbox.furnished(Path(folder))
-        shutil.copytree(job["given"], room / "given")
-        shutil.copytree(job["given"], room / "home", dirs_exist_ok=True)
-        for file in (room / "home").glob("*.ipynb"):
+    with TemporaryDirectory(prefix="ssm-", ignore_cleanup_errors=True) as temporary:
+        folder = sandbox.prepared(Path(temporary))
+        shutil.copytree(job["given"], folder / "given")
+        shutil.copytree(job["given"], folder / "home", dirs_exist_ok=True)
+        for file in (folder / "home").glob("*.ipynb"):
             file.unlink()
         if fonts is not None:
-            (room / "home" / ".matplotlib").mkdir()
-            shutil.copy(fonts, room / "home" / ".matplotlib")
-        (room / "job.json").write_text(json.dumps(job), "utf8")
+            (folder / "home" / ".matplotlib").mkdir()
+            shutil.copy(fonts, folder / "home" / ".matplotlib")
+        (folder / "job.json").write_text(json.dumps(job), "utf8")
         seconds = job["limits"]["notebook"] + GRACE
-        reason = _run_judge(room, seconds, [] if judges is None else judges)
+        reason = _run_judge(folder, seconds, [] if judges is None else judges)
         with suppress(OSError, ValueError):
-            result = json.loads((room / "result.json").read_text("utf8"))
+            result = json.loads((folder / "result.json").read_text("utf8"))
             result["notebook"] = nbformat.from_dict(result["notebook"])
             return result
     return _nothing(job, [reason])
 
 
-def _run_judge(room: Path, seconds: float, judges: list[subprocess.Popen]) -> str:
+def _run_judge(folder: Path, seconds: float, judges: list[subprocess.Popen]) -> str:
     """Start the judge, wait for it, and say how it ended if it left no result."""
     path = os.pathsep.join([str(sandbox.PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
     environment = {
@@ -215,9 +214,9 @@ def _run_judge(room: Path, seconds: float, judges: list[subprocess.Popen]) -> st
         **{"PYTHONPATH": path, "MPLBACKEND": "Agg", "OPENBLAS_NUM_THREADS": "1"},
         **{"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
     }
-    with (room / "log.txt").open("wb") as log:
+    with (folder / "log.txt").open("wb") as log:
         judge = subprocess.Popen(
-            [sys.executable, "-c", JUDGE, str(room)],
+            [sys.executable, "-m", "ssm_classroom.judge", str(folder)],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -234,7 +233,7 @@ def _run_judge(room: Path, seconds: float, judges: list[subprocess.Popen]) -> st
                 os.killpg(judge.pid, signal.SIGKILL)
             judge.wait()
             judges.remove(judge)
-    words = (room / "log.txt").read_text("utf8", "replace").strip().splitlines() or ["no word"]
+    words = (folder / "log.txt").read_text("utf8", "replace").strip().splitlines() or ["no word"]
     return f"Judging it ended without a result: {words[-1][:300]}"
 
 
@@ -251,7 +250,7 @@ def _nothing(job: dict[str, Any], remarks: list[str]) -> dict[str, Any]:
 def _score(
     course: Course, name: str, student: str, job: dict[str, Any], result: dict[str, Any]
 ) -> Outcome:
-    """Put a result into `executed`, whole or not at all, and let nbgrader score it."""
+    """Put a result into ``executed``, whole or not at all, and let nbgrader score it."""
     remarks = [*job["remarks"], *result["remarks"]]
     notebook = result["notebook"]
     if remarks:

@@ -9,8 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ssmlab.classroom.course import require_nbgrader
-from ssmlab.classroom.notebook import UnreadableError, grade_id, read, settings
+from ssm_classroom.notebook import UnreadableError, grade_id, read, settings
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -20,7 +19,6 @@ def check(path: Path) -> list[str]:
 
     nbgrader runs and validates it; the student's own code runs as the student, without a sandbox.
     """
-    require_nbgrader()
     if not path.exists():
         return [f"There is no file {path}."]
     try:
