@@ -13,11 +13,10 @@ import hypothesis
 import jaxtyping
 import numpy as np
 import pytest
+import ssm_classroom  # noqa: F401  # before nbformat, whose schemas else take seconds to load
 from threadpoolctl import threadpool_limits
 
 threadpool_limits(1, user_api="blas")  # for a NumPy that a plugin (nbval) has imported before us
-
-import ssm_classroom  # noqa: F401  # before nbformat, whose schemas else take seconds to load
 
 hypothesis.settings.register_profile(
     "repeatable", derandomize=True, deadline=None, database=None, max_examples=60
