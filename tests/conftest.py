@@ -13,8 +13,9 @@ import hypothesis
 import jaxtyping
 import numpy as np
 import pytest
-import ssm_classroom  # noqa: F401  # before nbformat, whose schemas else take seconds to load
 from threadpoolctl import threadpool_limits
+
+import ssm_classroom  # noqa: F401  # before nbformat, whose schemas else take seconds to load
 
 threadpool_limits(1, user_api="blas")  # for a NumPy that a plugin (nbval) has imported before us
 
