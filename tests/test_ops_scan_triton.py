@@ -80,7 +80,7 @@ def test_sizes(batch, length, channels, state):
     check(problem(batch, length, channels, state, dtype="float32"), 1e-6, 1e-5)
 
 
-@pytest.mark.parametrize("steps", [1, 8])
+@pytest.mark.parametrize("steps", [1, 4, 8])
 def test_other_chunks(steps, monkeypatch):
     from ssmlab.ops.scan import launch
 
