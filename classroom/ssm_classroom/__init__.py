@@ -29,5 +29,5 @@ Each command is the module of its name; ``export`` writes the marks as a table, 
 import sys
 
 # jsonschema would spend seconds on the grammars of addresses and times, which no notebook holds.
-for _grammar in ("rfc3987_syntax", "isoduration"):
+for _grammar in ("rfc3987_syntax", "rfc3986_validator", "isoduration"):
     sys.modules.setdefault(_grammar, None)  # type: ignore[arg-type]

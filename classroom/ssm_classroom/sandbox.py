@@ -1,9 +1,10 @@
 """Start the kernel of a submission where it can do no harm, as far as an unprivileged user can.
 
 On Linux with ``unshare``, the kernel has its own namespaces: no network; its own processes, all of
-which end with it; and its own file system, which holds the system's and Python's files (read-only)
-an empty home of limited size and this package, and nothing else: no course folder, no gradebook, no
-home of yours, and not ssmlab, which holds answers. A process of root becomes ``nobody``.
+which end with it; and its own file system, which holds the system's and Python's files and this
+package (all read-only), an empty home of limited size, and nothing else: no course folder, no
+gradebook, no home of yours, and not ssmlab, which holds answers. A process of root becomes
+``nobody``.
 Elsewhere the kernel is an ordinary process with limits and an empty environment; ``warning`` says
 what that does not prevent.
 
