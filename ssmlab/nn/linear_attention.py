@@ -1,4 +1,4 @@
-r"""One matrix memory as a layer, with the transition to choose: kept, decayed, gated, corrected."""
+r"""Linear attention as a layer, with the transition to choose: kept, decayed, gated, corrected."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from torch.nn import functional as F
 
 from ssmlab import _check, family
 from ssmlab._typing import Float
-from ssmlab.nn.sequence import SequenceLayer, Signal, heads_of, split_heads
+from ssmlab.nn.heads import Matrices, Tokens, heads_of, in_chunks, split_heads
+from ssmlab.nn.layer import Layer, Signal
 
-State = Float[Tensor, "batch heads keys values"]
-Tokens = Float[Tensor, "batch heads length size"]
 Gates = Float[Tensor, "batch heads length"]
 
 #: What a step keeps of the whole state: all, a fixed share for each head, or a share that the token
@@ -21,8 +20,8 @@ Gates = Float[Tensor, "batch heads length"]
 DECAYS = ("none", "fixed", "gated")
 
 
-class Memory(SequenceLayer[State]):
-    r"""A matrix memory, whose kinds differ in nothing but the transition.
+class LinearAttention(Layer[Matrices]):
+    r"""Linear attention and its kin, which differ in nothing but the transition of a matrix state.
 
     .. math:: S_t = a_t (I - \delta \beta_t k_t k_t^\top) S_{t-1} + \beta_t k_t v_t^\top, \qquad
               y_t = W_\text{out} \bigl(\operatorname{swish}(g_t) \circ
@@ -41,16 +40,11 @@ class Memory(SequenceLayer[State]):
     chunk : int
         Tokens that training takes at once.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If a size is no positive whole number, the heads do not divide the channels evenly, or the
-        decay is unknown.
-
     Notes
     -----
-    Linear attention, a retention without rotation, Mamba-2's recurrence, DeltaNet and Gated
-    DeltaNet are five of its six kinds. q and k have length 1, so that the delta rule is stable;
+    Linear attention, a retention without rotation, Mamba-2's recurrence (GLA with one gate for each
+    head, not for each key), DeltaNet and Gated DeltaNet are five of its six kinds. q and k have
+    length 1, so that the delta rule is stable;
     :math:`\beta_t = \sigma(w^\top x_t + b)` says how much is written, in all kinds. The published
     layers have a short convolution before q, k and v, which this one has not. Decays are kept as
     logarithms, and only their differences are exponentiated. Source: Yang et al., arXiv:2406.06484
@@ -58,7 +52,7 @@ class Memory(SequenceLayer[State]):
 
     Examples
     --------
-    >>> layer = Memory(channels=8, heads=2, decay="gated", delta=True)
+    >>> layer = LinearAttention(channels=8, heads=2, decay="gated", delta=True)
     >>> y, state = layer(torch.ones(1, 100, 8), return_state=True)
     >>> y.shape, state.shape
     (torch.Size([1, 100, 8]), torch.Size([1, 2, 4, 4]))
@@ -85,7 +79,7 @@ class Memory(SequenceLayer[State]):
             with torch.no_grad():
                 self.gate.bias.copy_(math.log(2) * (5 + torch.arange(heads)))
 
-    def initial_state(self, batch: int) -> State:
+    def initial_state(self, batch: int) -> Matrices:
         """Return zeros, (batch, heads, keys, values)."""
         shape = _check.count("batch", batch), self.heads, self.size, self.size
         return self.out_proj.weight.new_zeros(shape)
@@ -97,17 +91,16 @@ class Memory(SequenceLayer[State]):
             f"delta={self.delta}, chunk={self.chunk}"
         )
 
-    def _sequence(self, x: Signal, state: State) -> tuple[Signal, State]:
+    def _sequence(
+        self, x: Signal, state: Matrices | None, need_state: bool
+    ) -> tuple[Signal, Matrices | None]:
+        state = self.initial_state(len(x)) if state is None else state
         *qkv, g = self.in_proj(x).chunk(4, -1)
         q, k, v = (split_heads(part, self.heads) for part in qkv)
         q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
         tokens = q, k, v, self._log_decay(x), torch.sigmoid(self.beta(x)).mT
-        chunks = (token.split(self.chunk, 2) for token in tokens)
-        outputs = []
-        for q, k, v, log_a, beta in zip(*chunks, strict=True):
-            y, state = self._read_and_write(q, k, v, log_a, beta, state)
-            outputs.append(y)
-        y = F.rms_norm(torch.cat(outputs, 2), (self.size,), eps=1e-5)
+        y, state = in_chunks(self._read_and_write, tokens, self.chunk, state, need_state)
+        y = F.rms_norm(y, (self.size,), eps=1e-5)
         return self.out_proj(F.silu(g) * y.transpose(1, 2).flatten(2)), state
 
     def _log_decay(self, x: Signal) -> Gates:
@@ -125,8 +118,9 @@ class Memory(SequenceLayer[State]):
         v: Tokens,
         log_a: Gates,
         beta: Gates,
-        state: State,
-    ) -> tuple[Tokens, State]:
+        state: Matrices,
+        need_state: bool,
+    ) -> tuple[Tokens, Matrices | None]:
         """Run one chunk: what the delta rule writes solves a triangular system."""
         c = log_a.cumsum(-1)
         ages = c[..., :, None] - c[..., None, :]
@@ -140,5 +134,7 @@ class Memory(SequenceLayer[State]):
             I = torch.eye(c.shape[-1], dtype=c.dtype, device=c.device)
             write = torch.linalg.solve_triangular(I + overlap, write - held, upper=False)
         y = (q @ k.mT * kept) @ write + since_start * (q @ state)
+        if not need_state:
+            return y, None
         until_end = (c[..., -1:] - c).exp()[..., None]
         return y, since_start[..., -1:, :] * state + (until_end * k).mT @ write
