@@ -28,7 +28,7 @@ def steps(coverage: bool) -> dict[str, list[str]]:
         "lint": ["ruff", "check"],
         "format": ["ruff", "format", "--check"],
         "types": ["mypy"],
-        "library": ["pytest", *PARALLEL, *(COVERAGE if coverage else [])],
+        "library": ["pytest", "-p", "no:nbval", *PARALLEL, *(COVERAGE if coverage else [])],
         "chapters": ["pytest", "-p", "chapter_runs", *PARALLEL, *NBVAL, *chapters],
     }
 
