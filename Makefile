@@ -1,5 +1,6 @@
 # make book      the book, in _build/html
-# make test      lint, types, tests, doctests, and every chapter compared with what it stores
+# make test      lint, types, tests, doctests, and every chapter compared with what it stores;
+#                with COVERAGE=1 also how much of the library the tests reach
 # make lab       JupyterLab on book/
 # make assignments   the students' versions of the assignments, as zips in _build/assignments
 # make refresh   run the chapters in place and store what they print
@@ -10,11 +11,14 @@
 PYTHON ?= python3
 # For the small matrices of the book a second thread costs more than it brings.
 export OPENBLAS_NUM_THREADS ?= 1
+# What numba compiles is kept here, for all stages.
+export NUMBA_CACHE_DIR ?= $(CURDIR)/_build/numba
 BIN := .venv/bin
 ENV := .venv/.complete
-LIBRARY := $(shell find ssmlab book/results -type f -not -name '*.pyc' 2>/dev/null)
-PAGES := _config.yml _toc.yml $(shell find book -type f -not -path '*/.*' -not -path '*/__pycache__/*' \
-  -not -path 'book/assignments/*')
+# What the pages are made of. Which of them a change of the library touches, tools/freshness.py says.
+PAGES := _config.yml _toc.yml tools/freshness.py $(shell find ssmlab book -type f \
+  -not -path '*/.*' -not -path '*/__pycache__/*' -not -path 'book/assignments/*' \
+  -not -path 'book/experiments/*.py')
 SOURCES := book/assignments/nbgrader_config.py $(shell find book/assignments/source -type f)
 
 .PHONY: book assignments test lab refresh trainings clean
@@ -25,7 +29,7 @@ book: _build/html/.complete
 assignments: _build/assignments/.complete
 
 test: $(ENV)
-	$(BIN)/python tools/verify.py
+	$(BIN)/python tools/verify.py $(if $(COVERAGE),--coverage)
 
 lab: $(ENV)
 	$(BIN)/jupyter lab --notebook-dir=book
@@ -49,18 +53,13 @@ $(ENV): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-# The execution cache knows the notebooks only: a change of what they import or read empties it.
-_build/.library: $(ENV) $(LIBRARY)
-	rm -rf _build/.jupyter_cache
-	@mkdir -p _build && touch $@
-
 # What students get: without solutions and hidden tests. The course folder stays as it is.
 _build/assignments/.complete: $(ENV) $(SOURCES)
 	$(BIN)/python -m ssmlab.classroom release --course book/assignments --zip $(@D)
 	@touch $@
 
 # After a failure the pages are read anew, else Sphinx would forget their warnings.
-_build/html/.complete: _build/.library _build/assignments/.complete $(PAGES)
+_build/html/.complete: $(ENV) _build/assignments/.complete $(PAGES)
 	$(BIN)/jupyter-book build . -W --keep-going -n || { rm -rf _build/.doctrees; exit 1; }
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir _build/html/_static .
 	mkdir -p _build/html/_static/assignments

@@ -24,7 +24,7 @@ from torch import Tensor
 from ssmlab import timing
 from ssmlab.ops import selective_scan
 from ssmlab.ops.ceilings import bytes_per_second, exponentials_per_second
-from ssmlab.ops.selective_scan import PACKAGES
+from ssmlab.ops.scan import PACKAGES
 
 Scan = Callable[..., Any]
 Task = Callable[[], None]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ssmlab._typing import Float, Inexact
-from ssmlab.ops.selective_scan import selective_scan
+from ssmlab.ops import selective_scan
 
 
 def selective_scan_fn(
@@ -48,11 +48,9 @@ def selective_scan_fn(
     last_state : Tensor, (batch, channels, state)
         With ``return_last_state``. Unlike mamba_ssm's, it carries a gradient.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument has the wrong type, shape or device; it is named as
-        :func:`ssmlab.ops.selective_scan` names it, in channel-last shapes.
+    Notes
+    -----
+    An error names the argument as :func:`ssmlab.ops.selective_scan` does, in channel-last shapes.
 
     Examples
     --------

@@ -7,12 +7,15 @@ from collections.abc import Callable
 
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported: its kernels run on the CPU
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: threads only slow small matrices
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # threads only slow small matrices
 
 import hypothesis
 import jaxtyping
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
+
+threadpool_limits(1, user_api="blas")  # for a NumPy that a plugin (nbval) has imported before us
 
 hypothesis.settings.register_profile(
     "repeatable", derandomize=True, deadline=None, database=None, max_examples=60

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
@@ -44,6 +45,10 @@ WHERE = {
     "FFT": ("ops/convolution", "fft_convolution"),
     "Vandermonde": ("ops/vandermonde", "vandermonde"),
     "diagonal plus low rank": ("ops/dplr", "dplr_step"),
+    "front door of the selective scan": ("ops/scan/front_door", "selective_scan"),
+    "plain torch loop": ("ops/scan/torch_loop", "scan"),
+    "compiled CPU kernel": ("ops/scan/numba_kernel", "scan"),
+    "Triton kernels": ("ops/scan/triton_kernels", "scan"),
     "gate between two projections": ("nn/mamba", "Mamba"),
 }
 
@@ -65,6 +70,48 @@ def test_an_old_name_answers(module, old, new):
         assert getattr(module, old) is getattr(module, new)
 
 
+# --- a module imports from those below it only ---------------------------------------------------
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def floors() -> list[set[str]]:
+    """Read from CONTRIBUTING.md which modules stand on which floor, from the top down."""
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf8")
+    (house,) = re.findall(r"^    ssmlab/ .*\n((?:      \S.*\n)+)", text, re.MULTILINE)
+    return [set(re.findall(r"\S+", line[:21])) for line in house.splitlines()]
+
+
+def imports() -> set[tuple[str, str]]:
+    """List which module of the library imports which other one, anywhere in its files."""
+    found = set()
+    for path in (ROOT / "ssmlab").rglob("*.py"):
+        importer = path.relative_to(ROOT / "ssmlab").parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text("utf8"))):
+            if isinstance(node, ast.ImportFrom) and node.module == "ssmlab":
+                found |= {(importer, alias.name) for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ssmlab."):
+                found.add((importer, node.module.split(".")[1]))
+    return {(a, b) for a, b in found if a not in (b, "__init__")}
+
+
+def floor_of(module: str) -> int:
+    name = "_*" if module.startswith("_") else module
+    (found,) = [i for i, names in enumerate(floors()) if name in names]
+    return found
+
+
+def test_every_module_stands_in_the_house():
+    parts = {path.stem for path in (ROOT / "ssmlab").iterdir() if not path.stem.startswith("_")}
+    assert set().union(*floors()) - {"_*"} == parts - {"py"}
+
+
+@pytest.mark.parametrize(("importer", "imported"), sorted(imports()))
+def test_imports_go_down(importer, imported):
+    both_private = importer.startswith("_") and imported.startswith("_")
+    assert both_private or floor_of(importer) < floor_of(imported)
+
+
 # --- h0 or state, all states or the last ----------------------------------------------------------
 
 LENGTH, CUT = 7, 3
@@ -72,7 +119,7 @@ LENGTH, CUT = 7, 3
 
 def card() -> dict[str, set[str]]:
     """Read from the convention card which module has which name, and returns which states."""
-    cells = json.loads(Path("book/conventions.ipynb").read_text(encoding="utf8"))["cells"]
+    cells = json.loads((ROOT / "book/conventions.ipynb").read_text("utf8"))["cells"]
     (row,) = [
         line
         for cell in cells

@@ -3,15 +3,14 @@ r"""The front door of the selective scan: one function, three backends, gradient
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
-from functools import cache
+from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ssmlab import _check
 from ssmlab._typing import Float, Inexact
+from ssmlab.ops.scan.backend import Problem, Whole, surround
 from ssmlab.selective import check_kinds, check_shapes
 
 Signal = Float[Tensor, "batch length channels"]
@@ -76,8 +75,6 @@ def selective_scan(
 
     Raises
     ------
-    TypeError, ValueError
-        If an argument has the wrong type, shape or device.
     ImportError
         If the backend that was asked for is not installed.
 
@@ -101,10 +98,9 @@ def selective_scan(
     tensors = {"x": x, "dt": dt, "A": A, "B": B, "C": C}
     tensors |= {name: value for name, value in optional.items() if value is not None}
     dtype = _check_tensors(tensors)
-    if h0 is None:
-        h0 = A.new_zeros(len(x), *A.shape)
-    run = _backend(backend, x.device, A.is_complex())
-    y, h = run(x, dt, A, B, C, D, z, dt_bias, h0, softplus, dtype)
+    h0 = A.new_zeros(len(x), *A.shape, dtype=dtype) if h0 is None else h0.to(dtype)
+    scan = _backend(backend, x.device, A.is_complex())
+    y, h = scan(Problem(x, dt, A, B, C, h0, D, z, dt_bias, softplus))
     return (y, h) if return_last_state else y
 
 
@@ -166,7 +162,7 @@ def selective_scan_step(
 
 
 def _check_tensors(tensors: dict[str, Tensor]) -> torch.dtype:
-    """Check types, devices and shapes; return the real type to compute in."""
+    """Check types, devices and shapes; return the type of the state."""
     for name, value in tensors.items():
         if not isinstance(value, Tensor):
             raise TypeError(
@@ -186,11 +182,28 @@ def _check_tensors(tensors: dict[str, Tensor]) -> torch.dtype:
     check_shapes(**tensors)
     check_kinds({name: value.is_complex() for name, value in tensors.items()})
     double = any(v.dtype in (torch.float64, torch.complex128) for v in tensors.values())
-    return torch.float64 if double else torch.float32
+    dtype = torch.float64 if double else torch.float32
+    return dtype.to_complex() if tensors["A"].is_complex() else dtype
 
 
-def _backend(name: str, device: torch.device, is_complex: bool) -> Callable[..., tuple]:
-    """Return the function that runs it all on the backend that is asked for."""
+def _backend(name: str, device: torch.device, is_complex: bool) -> Whole:
+    """Return the backend that is asked for, as a function of the whole problem."""
+    name = _available(name, device)
+    if name == "torch":
+        from ssmlab.ops.scan.torch_loop import scan
+    elif name == "cpu":
+        from ssmlab.ops.scan.numba_kernel import scan
+    elif is_complex:
+        from ssmlab.ops.scan.triton_complex import scan
+    else:
+        from ssmlab.ops.scan import triton_kernels
+
+        return triton_kernels.scan
+    return partial(surround, scan)
+
+
+def _available(name: str, device: torch.device) -> str:
+    """Turn "auto" into a name; ask for what this backend needs."""
     _check.choice("backend", name, BACKENDS)
     if name == "auto":
         name = {"cpu": "cpu", "cuda": "triton"}.get(device.type, "torch")
@@ -205,48 +218,11 @@ def _backend(name: str, device: torch.device, is_complex: bool) -> Callable[...,
             f"backend 'cpu' needs tensors on the CPU; got {device}: use backend='auto'"
         )
     if name == "triton":
-        from ssmlab.ops import scan_triton
+        from ssmlab.ops.scan import launch
 
-        scan_triton.check(device)
-        if not is_complex:
-            return scan_triton.scan
-    return _composed(name)
+        launch.check(device)
+    return name
 
 
 def _is_installed(backend: str) -> bool:
     return backend == "torch" or importlib.util.find_spec(PACKAGES[backend]) is not None
-
-
-@cache
-def _composed(name: str) -> Callable[..., tuple]:
-    """Surround a bare scan by the step sizes, the direct path and the gate, in torch."""
-    if name == "cpu":
-        from ssmlab.ops.scan_cpu import scan
-    elif name == "triton":
-        from ssmlab.ops.scan_triton_complex import scan
-    else:
-        from ssmlab.ops.scan_torch import scan
-
-    def run(
-        x: Tensor,
-        dt: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        D: Tensor | None,
-        z: Tensor | None,
-        dt_bias: Tensor | None,
-        h0: Tensor,
-        softplus: bool,
-        dtype: torch.dtype,
-    ) -> tuple[Tensor, Tensor]:
-        u, dt = x.to(dtype), dt.to(dtype)
-        dt = dt if dt_bias is None else dt + dt_bias.to(dtype)
-        dt = F.softplus(dt) if softplus else dt
-        state = dtype.to_complex() if A.is_complex() else dtype
-        y, h = scan(u, dt, *(v.to(state) for v in (A, B, C, h0)))
-        y = y if D is None else y + u * D.to(dtype)
-        y = y if z is None else y * F.silu(z.to(dtype))
-        return y.to(x.dtype), h
-
-    return run

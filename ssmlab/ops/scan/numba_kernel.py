@@ -33,7 +33,7 @@ from numba.extending import overload
 from torch import Tensor
 
 from ssmlab._typing import Float, Inexact, ndarray
-from ssmlab.ops.scan_torch import refuse_second_derivative
+from ssmlab.ops.scan.backend import refuse_second_derivative
 
 T = 32  # steps a chunk
 BLOCK = 64  # channels a block, at most
@@ -49,7 +49,7 @@ def scan(
     C: Inexact[Tensor, "..."],
     h0: Inexact[Tensor, "batch channels state"],
 ) -> tuple[Float[Tensor, "batch length channels"], Inexact[Tensor, "batch channels state"]]:
-    """Run the scan; arguments and results are those of :func:`ssmlab.ops.scan_torch.scan`.
+    """Run the scan; arguments and results are those of the loop in ``torch_loop``.
 
     Any strides; a second derivative is refused.
 
@@ -180,8 +180,8 @@ class _Disjoint(Compiler):
 
 
 @no_type_check
-@njit(types.float32(types.float32), fastmath={"contract"}, **OPTIONS)
-def _exp2(z):  # pragma: no cover - compiled, so the coverage tool does not see it
+@njit(fastmath={"contract"}, **OPTIONS)
+def exp2(z):  # pragma: no cover - compiled, so the coverage tool does not see it
     """2^z to 1e-7: a polynomial on [-1/2, 1/2], its exponent raised by the nearest whole number.
 
     Adding 1.5 * 2^23 rounds to a whole number and leaves it in the lowest bits, from where it is
@@ -207,7 +207,7 @@ def _power(z):
 @overload(_power)
 def _power_of(z):
     if z == types.float32:
-        return lambda z: _exp2(z)
+        return lambda z: exp2(z)
     if isinstance(z, types.Float):
         return lambda z: math.exp(z)
     return lambda z: cmath.exp(z)

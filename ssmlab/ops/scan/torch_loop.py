@@ -1,6 +1,6 @@
 r"""The selective scan as a plain torch loop: any device, any order of derivatives.
 
-The slow twin of ``scan_cpu`` and ``scan_triton``: one step of the recurrence in one line.
+The slow twin of the kernels: one step of the recurrence in one line.
 """
 
 from __future__ import annotations
@@ -21,20 +21,10 @@ def scan(
 ) -> tuple[Float[Tensor, "batch length channels"], Inexact[Tensor, "batch channels state"]]:
     r"""Run :math:`h_t = e^{\Delta_t A} h_{t-1} + \Delta_t B_t x_t`, :math:`y_t = C_t h_t`.
 
-    Parameters
-    ----------
-    x, dt, A, B, C, h0 : Tensor
-        As for :func:`ssmlab.ops.selective_scan`, all of one precision.
-
-    Returns
-    -------
-    y, h : Tensor
-        The outputs, twice the real part for a complex A; and the last state.
-
-    Notes
-    -----
-    ``unbind`` and not ``x[:, t]``: the gradient of each slice would be a tensor of the size of x,
-    and the cost of all of them quadratic in the length. Chapter 13.
+    The outputs, twice the real part for a complex A, and the last state. Arguments are those of
+    :func:`ssmlab.ops.selective_scan`, all of one precision. ``unbind`` and not ``x[:, t]``: the
+    gradient of each slice would be a tensor of the size of x, and the cost of all of them quadratic
+    in the length. Chapter 13.
 
     Examples
     --------
@@ -50,29 +40,6 @@ def scan(
         outputs.append((C_t * h).sum(-1))
     y = torch.stack(outputs, 1)
     return (2 * y.real if y.is_complex() else y), h
-
-
-def refuse_second_derivative(backend: str) -> None:
-    """Raise in a hand-written backward pass that torch is asked to differentiate.
-
-    Raises
-    ------
-    RuntimeError
-        If the pass runs under ``create_graph=True``.
-
-    Examples
-    --------
-    >>> refuse_second_derivative("cpu")
-    Traceback (most recent call last):
-        ...
-    RuntimeError: backend 'cpu' has no second derivative; create_graph=True asks for it: use
-    backend='torch'
-    """
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            f"backend {backend!r} has no second derivative; create_graph=True asks for it: use "
-            "backend='torch'"
-        )
 
 
 def _steps(M: Tensor, x: Tensor) -> list[Tensor]:

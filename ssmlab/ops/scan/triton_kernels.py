@@ -26,74 +26,34 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ssmlab._typing import Float, Inexact
-from ssmlab.ops.scan_torch import refuse_second_derivative
+from ssmlab.ops.scan.backend import Problem, refuse_second_derivative
+from ssmlab.ops.scan.launch import Call, strides
 
-CHANNELS = 16  # channels a program; half if there are too few programs to fill a large GPU
-FULL = 1024  # programs that fill it
-STEPS = 8  # steps a chunk, and between two states that are kept
 SHARE = {"forward": 2, "channels": 2, "states": 8}  # threads that share a channel, by kernel
 LOG2E = tl.constexpr(1.4426950408889634)
 
 
-def scan(
-    x: Float[Tensor, "batch length channels"],
-    dt: Float[Tensor, "batch length channels"],
-    A: Float[Tensor, "channels state"],
-    B: Float[Tensor, "..."],
-    C: Float[Tensor, "..."],
-    D: Float[Tensor, "channels"] | None,
-    z: Float[Tensor, "batch length channels"] | None,
-    dt_bias: Float[Tensor, "channels"] | None,
-    h0: Float[Tensor, "batch channels state"],
-    softplus: bool,
-    dtype: torch.dtype,
-) -> tuple[Float[Tensor, "batch length channels"], Inexact[Tensor, "batch channels state"]]:
-    """Run the whole scan, as :func:`ssmlab.ops.selective_scan` describes it.
-
-    Parameters
-    ----------
-    x, dt, A, B, C, D, z, dt_bias, h0, softplus
-        As there, checked.
-    dtype : torch.dtype
-        The type to compute in, float32 or float64.
-
-    Returns
-    -------
-    y, h : Tensor
-        The outputs in the type of x, the last state in ``dtype``.
-    """
-    tensors = (x, dt, A, B, C, D, z, dt_bias, h0.to(dtype))
-    keep = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in tensors)
-    return _Scan.apply(*tensors, softplus, keep)
-
-
-def check(device: torch.device) -> None:
-    """Ask for tensors on a GPU, or for the interpreter.
-
-    Raises
-    ------
-    ValueError
-        Saying what to use instead.
-    """
-    if device.type != "cuda" and not triton.knobs.runtime.interpret:
-        raise ValueError(
-            f"backend 'triton' needs tensors on a GPU; got {device}: use backend='auto', or set "
-            "TRITON_INTERPRET=1 before triton is imported to run the kernel slowly on a CPU"
-        )
+def scan(problem: Problem) -> tuple[Tensor, Tensor]:
+    """Run the whole scan."""
+    keep = torch.is_grad_enabled() and any(
+        isinstance(v, Tensor) and v.requires_grad for v in problem
+    )
+    return _Scan.apply(*problem, keep)
 
 
 class _Scan(torch.autograd.Function):
-    """The two kernels as one node of torch's graph."""
+    """The kernels as one node of torch's graph."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
-        x, dt, A, B, C, D, z, bias, h0, softplus, keep = arguments
-        call = _Call(x, A, B, C, D, z, bias, h0.dtype, softplus)
+        *fields, keep = arguments
+        problem = Problem(*fields)
+        x, dt, A, B, C, h0, D, z, bias, _ = problem
+        call = Call(problem)
         y, h = torch.empty_like(x), torch.empty_like(h0, memory_format=torch.contiguous_format)
         x, dt, z = (_laid_out_as(y, v) for v in (x, dt, z))
         saved = h.new_empty(len(x), call.chunks if keep else 0, *A.shape)
-        call.run("forward", [x, dt, z, y], [B, C], [A, D, bias, h0, h, saved], KEEP=keep)
+        _run(call, "forward", [x, dt, z, y], [B, C], [A, D, bias, h0, h, saved], KEEP=keep)
         ctx.save_for_backward(x, dt, A, B, C, D, z, bias, saved)
         ctx.call = call
         return y, h
@@ -109,96 +69,45 @@ class _Scan(torch.autograd.Function):
         dA, dh0 = saved.new_empty(len(x), *A.shape), saved.new_empty(len(x), *A.shape)
         dD, dbias = saved.new_empty(2, *dA.shape[:2])
         signals, fixed = [x, dt, z, dy], [A, D, bias, saved, dh]
-        call.run("channels", [*signals, dx, ddt, dz], [B, C], [*fixed, dA, dB, dC, dD, dbias, dh0])
+        of_channels = [*fixed, dA, dB, dC, dD, dbias, dh0]
+        _run(call, "channels", [*signals, dx, ddt, dz], [B, C], of_channels)
         if B.ndim > 2 or C.ndim > 2:
-            call.run("states", signals, [B, C], [A, bias, saved, dh, dB, dC])
+            _run(call, "states", signals, [B, C], [A, bias, saved, dh, dB, dC])
         return (
             dx,
             ddt,
             dA.sum(0).to(A.dtype),
             call.total(dB, B),
             call.total(dC, C),
+            dh0,
             None if D is None else dD.sum(0).to(D.dtype),
             dz,
             None if bias is None else dbias.sum(0).to(bias.dtype),
-            dh0,
             None,
             None,
         )
 
 
-class _Call:
-    """The sizes, the strides and the options of one call."""
+def _run(
+    call: Call,
+    name: str,
+    signals: list[Any],
+    per_step: list[Tensor],
+    others: list[Tensor | None],
+    **options: bool,
+) -> None:
+    """Launch a kernel by its name."""
+    others = [None if v is None else v.contiguous() for v in others]
+    spans = [*signals[0].stride(), *(s for M in per_step for s in strides(M))]
+    kernel, constants = specialised(call, name, **options)
+    call.launch(kernel, [*signals, *per_step, *others], spans, constants)
 
-    def __init__(
-        self,
-        x: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        D: Tensor | None,
-        z: Tensor | None,
-        bias: Tensor | None,
-        dtype: torch.dtype,
-        softplus: bool,
-    ) -> None:
-        self.batch, self.length, self.channels = x.shape
-        self.groups = next((M.shape[2] for M in (B, C) if M.ndim == 4), 1)
-        self.width = self.channels // self.groups  # channels a group
-        full = self.batch * self.channels >= FULL * CHANNELS
-        tile = min(CHANNELS if full else CHANNELS // 2, triton.next_power_of_2(self.width))
-        self.tiles = triton.cdiv(self.width, tile)  # programs a group
-        self.chunks = triton.cdiv(self.length, STEPS)
-        self.options = {
-            "STATE": A.shape[1],
-            "LANES": triton.next_power_of_2(A.shape[1]),
-            "TILE": tile,
-            "STEPS": STEPS,
-            "STEP_B": B.ndim > 2,
-            "STEP_C": C.ndim > 2,
-            "HAS_D": D is not None,
-            "HAS_Z": z is not None,
-            "HAS_BIAS": bias is not None,
-            "SOFTPLUS": softplus,
-            "TYPE": tl.float64 if dtype == torch.float64 else tl.float32,
-        }
-        self.dtype = dtype
 
-    def parts(self, M: Tensor) -> Tensor:
-        """Make room for the gradient of B or C: a part for each program, or channel if constant."""
-        sizes = (*M.shape,) if M.ndim == 2 else (self.groups * self.tiles, self.length, M.shape[-1])
-        return torch.empty(self.batch, *sizes, dtype=self.dtype, device=M.device)
-
-    def total(self, parts: Tensor, M: Tensor) -> Tensor:
-        """Sum the parts, in the shape and type of B or C."""
-        if M.ndim == 2:
-            return parts.sum(0).to(M.dtype)
-        summed = parts.unflatten(1, (self.groups, self.tiles)).sum(2).transpose(1, 2)
-        return summed.reshape(M.shape).to(M.dtype)
-
-    def run(
-        self,
-        name: str,
-        signals: list[Any],
-        per_step: list[Tensor],
-        others: list[Tensor | None],
-        **options: bool,
-    ) -> None:
-        """Launch a kernel: one program for each sequence and tile of channels of a group."""
-        kernel, constants = self.kernel(name, **options)
-        strides = [*signals[0].stride(), *(s for M in per_step for s in _strides(M))]
-        others = [None if v is None else v.contiguous() for v in others]
-        sizes = (self.length, self.channels, self.width, self.tiles)
-        kernel[(self.groups * self.tiles, self.batch)](
-            *signals, *per_step, *others, *sizes, *strides, **constants, num_warps=1
-        )
-
-    def kernel(self, name: str, **options: Any) -> tuple[Any, dict[str, Any]]:
-        """Look up a kernel and what it is compiled for."""
-        kernel = {"forward": forward_kernel, "channels": channels_kernel, "states": states_kernel}
-        options |= self.options
-        options["SHARE"] = min(SHARE[name], options["LANES"])
-        return kernel[name], {k: v for k, v in options.items() if k in kernel[name].arg_names}
+def specialised(call: Call, name: str, **options: bool) -> tuple[Any, dict[str, Any]]:
+    """Look up a kernel and what it is compiled for."""
+    kernel = {"forward": forward_kernel, "channels": channels_kernel, "states": states_kernel}[name]
+    share = min(SHARE[name], call.options["LANES"])
+    return kernel, call.constants(kernel, SHARE=share, **options)
 
 
 def _laid_out_as(model: Tensor, v: Any) -> Any:
@@ -206,12 +115,6 @@ def _laid_out_as(model: Tensor, v: Any) -> Any:
     if v is None or v.stride() == model.stride():
         return v
     return torch.empty_like(model, dtype=v.dtype).copy_(v)
-
-
-def _strides(M: Tensor) -> tuple[int, ...]:
-    """Strides of B or C along (batch, length, group or channel, state)."""
-    s = M.stride()
-    return {2: (0, 0, *s), 3: (s[0], s[1 % len(s)], 0, s[-1]), 4: s}[M.ndim]
 
 
 # --- blocks --------------------------------------------------------------------------------------

@@ -5,8 +5,8 @@ part, and :math:`e^{\Delta a} = e^{\Delta \Re a} (\cos \Delta \Im a + i \sin \De
 program takes a tile of channels through time, step by step. The forward kernel keeps the state
 before every chunk of steps; the backward kernel recomputes the states of one chunk, lays them down
 in a small part of memory that is its own, and goes back through them. Gradients are those of
-``scan_cpu``, and as there each program writes its own part of those of B and C: the same bits in
-every run. Simpler than ``scan_triton``, and not tuned. Derived, for a real A, in chapter 13.
+``numba_kernel``; as there, each program writes its own part of those of B and C: the same bits in
+every run. Simpler than ``triton_kernels``, and not tuned. Derived, for a real A, in chapter 13.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ssmlab._typing import Complex, Float
-from ssmlab.ops.scan_torch import refuse_second_derivative
-from ssmlab.ops.scan_triton import _Call, _strides
+from ssmlab.ops.scan.backend import Problem, refuse_second_derivative
+from ssmlab.ops.scan.launch import Call, strides
 
 
 def scan(
@@ -31,7 +31,7 @@ def scan(
     C: Complex[Tensor, "..."],
     h0: Complex[Tensor, "batch channels state"],
 ) -> tuple[Float[Tensor, "batch length channels"], Complex[Tensor, "batch channels state"]]:
-    """Run the scan; arguments and results are those of :func:`ssmlab.ops.scan_torch.scan`.
+    """Run the scan; arguments and results are those of the loop in ``torch_loop``.
 
     Any strides; a second derivative is refused.
     """
@@ -46,11 +46,11 @@ class _Scan(torch.autograd.Function):
         ctx: Any, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor
     ) -> tuple[Tensor, Tensor]:
         x, dt, A = x.contiguous(), dt.contiguous(), A.contiguous()
-        call = _Call(x, A, B, C, None, None, None, A.dtype, softplus=False)
+        call = Call(Problem(x, dt, A, B, C, h0, None, None, None, softplus=False))
         keep = any(ctx.needs_input_grad)
         y, h = torch.empty_like(x), h0.clone(memory_format=torch.contiguous_format)
         saved = A.new_empty(len(x), call.chunks if keep else 0, *A.shape)
-        _run(forward_kernel, call, [x, dt, y], [A, B, C, h, saved], KEEP=keep)
+        _run(call, forward_kernel, [x, dt, y], [A, B, C, h, saved], KEEP=keep)
         ctx.save_for_backward(x, dt, A, B, C, saved)
         ctx.call = call
         return y, h
@@ -66,21 +66,17 @@ class _Scan(torch.autograd.Function):
         chunk = (call.options[k] for k in ("STEPS", "TILE", "LANES"))
         states = A.new_empty(len(x), call.groups * call.tiles, *chunk)
         signals = [x, dt, dy.contiguous(), dx, ddt]
-        _run(backward_kernel, call, signals, [A, B, C, saved, states, g, dA, dB, dC])
+        _run(call, backward_kernel, signals, [A, B, C, saved, states, g, dA, dB, dC])
         return dx, ddt, dA.sum(0), call.total(dB, B), call.total(dC, C), g
 
 
 def _run(
-    kernel: Any, call: _Call, signals: list[Tensor], numbers: list[Tensor], **options: Any
+    call: Call, kernel: Any, signals: list[Tensor], numbers: list[Tensor], **options: bool
 ) -> None:
-    """Launch a kernel: one program for each sequence and tile of channels of a group."""
+    """Launch a kernel; the second and third of the numbers are B and C."""
     numbers = [torch.view_as_real(v) for v in numbers]
-    strides = [s for M in numbers[1:3] for s in _strides(M[..., 0])]  # of B and C
-    sizes = (call.length, call.channels, call.width, call.tiles)
-    options |= {k: v for k, v in call.options.items() if k in kernel.arg_names}
-    kernel[(call.groups * call.tiles, call.batch)](
-        *signals, *numbers, *sizes, *strides, **options, num_warps=1
-    )
+    spans = [s for M in numbers[1:3] for s in strides(M[..., 0])]
+    call.launch(kernel, [*signals, *numbers], spans, call.constants(kernel, **options))
 
 
 # --- pairs ---------------------------------------------------------------------------------------
