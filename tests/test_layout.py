@@ -50,6 +50,12 @@ WHERE = {
     "compiled CPU kernel": ("ops/scan/numba_kernel", "scan"),
     "Triton kernels": ("ops/scan/triton_kernels", "scan"),
     "gate between two projections": ("nn/mamba", "Mamba"),
+    "starting from LegS": ("nn/s4", "S4"),
+    "diagonal state matrix": ("nn/s4d", "S4D"),
+    "selective layer": ("nn/s6", "S6"),
+    "multi-scale retention": ("nn/retnet", "RetNet"),
+    "delta rule": ("nn/linear_attention", "LinearAttention"),
+    "what every layer keeps to": ("nn/layer", "Layer"),
 }
 
 
@@ -63,7 +69,12 @@ def test_an_equation_is_found_by_the_name_of_its_file(words):
 
 
 @pytest.mark.parametrize(
-    ("module", "old", "new"), [(family, "Memory", "MatrixState"), (s4, "nplr", "dplr")]
+    ("module", "old", "new"),
+    [
+        (family, "Memory", "MatrixState"),
+        (nn, "Memory", "LinearAttention"),
+        (s4, "nplr", "dplr"),
+    ],
 )
 def test_an_old_name_answers(module, old, new):
     with pytest.warns(DeprecationWarning, match=f"{old} is now .*{new}"):

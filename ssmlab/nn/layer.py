@@ -54,10 +54,10 @@ class Layer(torch.nn.Module, ABC, Generic[S]):
     >>> y_t, state = layer.step(x[:, 0], state)
     >>> y.detach().flatten(), y_t.item()
     (tensor([1.0000, 0.5000, 0.2500]), 1.125)
-    >>> layer(x[..., 0])
+    >>> layer(torch.zeros(1, 3, 2))
     Traceback (most recent call last):
         ...
-    ValueError: x must have shape (batch, length, 1) and not be empty; got (1, 3): put the 1
+    ValueError: x must have shape (batch, length, 1) and not be empty; got (1, 3, 2): put the 1
     channels last
     """
 

@@ -37,8 +37,9 @@ class LRU(Layer[State]):
     nu, theta and the logarithm of gamma are learned, where gamma starts as
     :math:`\sqrt{1 - \lvert \lambda \rvert^2}`; B, C and D start from normal laws. It is linear: a
     block around it must bring the nonlinearity. Training convolves each number of the state with
-    the powers of its eigenvalue, by FFT; the state is complex128. Source: Orvieto et al.,
-    arXiv:2303.06349; chapter 10.
+    the powers of its eigenvalue, by FFT; the state is complex128. It names no time scales: all
+    parameters learn at one rate, where the public code minimal-LRU gives nu, theta, gamma and B a
+    smaller one. Source: Orvieto et al., arXiv:2303.06349; chapter 10.
 
     Examples
     --------

@@ -52,7 +52,8 @@ class RWKV(Layer[State]):
     :math:`\mu` for each channel; :math:`w = e^{\text{decay}}`. The decays, bonuses and mixes start
     as in the first layer of the published model, the matrices as torch's.
     Training takes :math:`\sqrt L` steps inside chunks, side by side, and :math:`\sqrt L` across
-    them. Source: Peng et al., arXiv:2305.13048; github.com/BlinkDL/RWKV-LM; chapter 10.
+    them. It names no time scales: the published training gives decay and bonus a larger rate, not
+    a smaller one. Source: Peng et al., arXiv:2305.13048; github.com/BlinkDL/RWKV-LM; chapter 10.
 
     Examples
     --------
