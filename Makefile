@@ -3,7 +3,7 @@
 # make lab       JupyterLab on book/
 # make assignments   the students' versions of the assignments, as zips in _build/assignments
 # make refresh   run the chapters in place and store what they print
-# make trainings train anew what the chapters show (hours on one core; results in book/results/)
+# make experiments/digits   measure anew what the chapters show of one experiment; make experiments lists them
 # make clean     remove what was built; the environment stays
 # Each makes .venv from requirements.txt on first use. Another Python: make book PYTHON=python3.12
 
@@ -12,12 +12,15 @@ PYTHON ?= python3
 export OPENBLAS_NUM_THREADS ?= 1
 BIN := .venv/bin
 ENV := .venv/.complete
-LIBRARY := $(shell find ssmlab book/results -type f -not -name '*.pyc' 2>/dev/null)
+LIBRARY := $(shell find ssmlab -type f -not -name '*.pyc' 2>/dev/null)
+# A chapter reads what an experiment stored, never its script.
+RECORDS := $(shell find book/experiments -type f -not -name '*.py' -not -name '*.pyc')
 PAGES := _config.yml _toc.yml $(shell find book -type f -not -path '*/.*' -not -path '*/__pycache__/*' \
+  -not -path 'book/experiments/*.py' \
   -not -path 'book/assignments/*')
 SOURCES := book/assignments/nbgrader_config.py $(shell find book/assignments/source -type f)
 
-.PHONY: book assignments test lab refresh trainings clean
+.PHONY: book assignments test lab refresh experiments clean
 
 book: _build/html/.complete
 	@echo "The book: $(CURDIR)/_build/html/index.html"
@@ -33,11 +36,11 @@ lab: $(ENV)
 refresh: $(ENV)
 	$(BIN)/python tools/notebooks.py refresh
 
-TRAININGS := digits selective_copying induction_heads induction_model byte_model
+experiments:
+	@echo $(patsubst book/%.json,%,$(wildcard book/experiments/*.json))
 
-trainings: $(ENV)
-	rm -f book/results/selective_copying.json book/results/induction_heads.json
-	for name in $(TRAININGS); do $(BIN)/python book/results/$$name.py || exit 1; done
+experiments/%: $(ENV)
+	$(BIN)/python book/$@.py
 
 clean:
 	rm -rf _build .mypy_cache .pytest_cache .ruff_cache .coverage .hypothesis
@@ -50,7 +53,7 @@ $(ENV): requirements.txt pyproject.toml
 	@touch $@
 
 # The execution cache knows the notebooks only: a change of what they import or read empties it.
-_build/.library: $(ENV) $(LIBRARY)
+_build/.library: $(ENV) $(LIBRARY) $(RECORDS)
 	rm -rf _build/.jupyter_cache
 	@mkdir -p _build && touch $@
 
