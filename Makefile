@@ -1,5 +1,6 @@
 # make book      the book, in _build/html
-# make test      lint, types, tests, doctests, and every chapter compared with what it stores
+# make test      lint, types, tests, doctests, and every chapter compared with what it stores;
+#                with COVERAGE=1 also how much of the library the tests reach
 # make lab       JupyterLab on book/
 # make assignments   the students' versions of the assignments, as zips in _build/assignments
 # make refresh   run the chapters in place and store what they print
@@ -10,15 +11,16 @@
 PYTHON ?= python3
 # For the small matrices of the book a second thread costs more than it brings.
 export OPENBLAS_NUM_THREADS ?= 1
+# What numba compiles is kept here, for all stages.
+export NUMBA_CACHE_DIR ?= $(CURDIR)/_build/numba
 BIN := .venv/bin
 ENV := .venv/.complete
-LIBRARY := $(shell find ssmlab -type f -not -name '*.pyc' 2>/dev/null)
-# A chapter reads what an experiment stored, never its script.
-RECORDS := $(shell find book/experiments -type f -not -name '*.py' -not -name '*.pyc')
-PAGES := _config.yml _toc.yml $(shell find book -type f -not -path '*/.*' -not -path '*/__pycache__/*' \
-  -not -path 'book/experiments/*.py' \
-  -not -path 'book/assignments/*')
-SOURCES := book/assignments/nbgrader_config.py $(shell find book/assignments/source -type f)
+# What the pages are made of. Which of them a change of the library touches, tools/freshness.py says.
+PAGES := _config.yml _toc.yml tools/freshness.py $(shell find ssmlab book -type f \
+  -not -path '*/.*' -not -path '*/__pycache__/*' -not -path 'book/assignments/*' \
+  -not -path 'book/experiments/*.py')
+SOURCES := book/assignments/nbgrader_config.py $(shell find book/assignments/source -type f) \
+  $(shell find classroom -name '*.py')
 
 .PHONY: book assignments test lab refresh experiments clean
 
@@ -28,7 +30,7 @@ book: _build/html/.complete
 assignments: _build/assignments/.complete
 
 test: $(ENV)
-	$(BIN)/python tools/verify.py
+	$(BIN)/python tools/verify.py $(if $(COVERAGE),--coverage)
 
 lab: $(ENV)
 	$(BIN)/jupyter lab --notebook-dir=book
@@ -45,27 +47,22 @@ experiments/%: $(ENV)
 clean:
 	rm -rf _build .mypy_cache .pytest_cache .ruff_cache .coverage .hypothesis
 
-$(ENV): requirements.txt pyproject.toml
+$(ENV): requirements.txt pyproject.toml classroom/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed, and $(PYTHON) is older or missing: try make PYTHON=python3.12"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-# The execution cache knows the notebooks only: a change of what they import or read empties it.
-_build/.library: $(ENV) $(LIBRARY) $(RECORDS)
-	rm -rf _build/.jupyter_cache
-	@mkdir -p _build && touch $@
-
 # What students get: without solutions and hidden tests. The course folder stays as it is.
 _build/assignments/.complete: $(ENV) $(SOURCES)
-	$(BIN)/python -m ssmlab.classroom release --course book/assignments --zip $(@D)
+	$(BIN)/python -m ssm_classroom release --course book/assignments --zip $(@D)
 	@touch $@
 
 # After a failure the pages are read anew, else Sphinx would forget their warnings.
-_build/html/.complete: _build/.library _build/assignments/.complete $(PAGES)
+_build/html/.complete: $(ENV) _build/assignments/.complete $(PAGES)
 	$(BIN)/jupyter-book build . -W --keep-going -n || { rm -rf _build/.doctrees; exit 1; }
-	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir _build/html/_static .
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir _build/html/_static . ./classroom
 	mkdir -p _build/html/_static/assignments
 	cp _build/assignments/*.zip _build/html/_static/assignments
 	@touch $@

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ssmlab import (
+        compat,
         diagonal,
         discretize,
         explore,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DiscreteStateSpace",
     "StateSpace",
+    "compat",
     "diagonal",
     "discretize",
     "explore",

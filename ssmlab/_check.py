@@ -39,7 +39,7 @@ def array(name: str, value: ArrayLike) -> Inexact[ndarray, "..."]:
     return result
 
 
-def number(name: str, value: float) -> float:
+def number(name: str, value: object) -> float:
     """Return a finite real number as a Python float, which promotes no float32 array."""
     if isinstance(value, (bool, np.bool)) or not isinstance(value, numbers.Real):
         raise TypeError(
@@ -51,14 +51,17 @@ def number(name: str, value: float) -> float:
     return result
 
 
-def step_size(dt: float) -> float:
-    """Return the step size, a positive number."""
-    result = number("dt", dt)
+def positive(name: str, value: object, advice: str) -> float:
+    """Return a positive number; ``advice`` says what to pass instead of one that is not."""
+    result = number(name, value)
     if result <= 0:
-        raise ValueError(
-            f"dt must be positive; got {result}: pass the time between two samples, such as 0.1"
-        )
+        raise ValueError(f"{name} must be positive; got {result}: {advice}")
     return result
+
+
+def step_size(dt: object) -> float:
+    """Return the step size, a positive number."""
+    return positive("dt", dt, "pass the time between two samples, such as 0.1")
 
 
 def count(name: str, value: int, *, least: int = 1) -> int:

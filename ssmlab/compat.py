@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ssmlab._typing import Float, Inexact
-from ssmlab.ops.selective_scan import selective_scan
+from ssmlab.ops import selective_scan
 
 
 def selective_scan_fn(
@@ -48,17 +48,15 @@ def selective_scan_fn(
     last_state : Tensor, (batch, channels, state)
         With ``return_last_state``. Unlike mamba_ssm's, it carries a gradient.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument has the wrong type, shape or device; it is named as
-        :func:`ssmlab.ops.selective_scan` names it, in channel-last shapes.
+    Notes
+    -----
+    An error names the argument as :func:`ssmlab.ops.selective_scan` does, in channel-last shapes.
 
     Examples
     --------
     >>> u = torch.tensor([[[1.0, 5.0, 1.0]]])
-    >>> one = torch.ones(1, 1)
-    >>> selective_scan_fn(u, torch.tensor([[[1.0, 0.0, 1.0]]]), -one, one, one)
+    >>> delta, A, B = torch.tensor([[[1.0, 0.0, 1.0]]]), -torch.ones(1, 1), torch.ones(1, 1, 3)
+    >>> selective_scan_fn(u, delta, A, B, C=B)
     tensor([[[1.0000, 1.0000, 1.3679]]])
     """
     u, delta = u.mT, delta.mT

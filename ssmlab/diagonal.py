@@ -5,8 +5,14 @@ r"""Diagonal state space models: S4D and DSS, whose kernel is a sum of exponenti
 
 As in :mod:`ssmlab.s4`, one mode of each conjugate pair is kept, and the factor 2 stands for the
 other: state = 2 modes real numbers. ``A`` is the diagonal; ``A``, ``B``, ``C`` have shape (modes,),
-or (channels, modes) for independent channels. The layer is :class:`ssmlab.nn.S4D`. Derived in
-chapter 9.
+or (channels, modes) for independent channels, which may share a (modes,). ``dt`` is the step size,
+positive, () or (channels,); ``length`` is L, the number of taps. A kernel is real, (length,) or
+(length, channels), in float32 if C is float32 or complex64, else in float64.
+
+``INITIALISATIONS`` maps each name to a function that takes the state size N, even, and returns A
+and B, (N/2,) each. The layer is :class:`ssmlab.nn.S4D`. Source: Gu, Gupta, Goel and Ré, "On the
+parameterization and initialization of diagonal state space models" (S4D), arXiv:2206.11893. Derived
+in chapter 9.
 """
 
 from __future__ import annotations
@@ -23,7 +29,7 @@ Modes = Inexact[ndarray, "modes"] | Inexact[ndarray, "channels modes"]
 Kernels = Float[ndarray, "length"] | Float[ndarray, "length channels"]
 Initial = tuple[Complex[ndarray, "modes"], Complex[ndarray, "modes"]]  # A, B
 
-RULES = ("zoh", "bilinear")
+METHODS = ("zoh", "bilinear")
 
 
 def legs(N: int) -> Initial:
@@ -31,25 +37,7 @@ def legs(N: int) -> Initial:
 
     .. math:: \Lambda = V^* (A_{\text{LegS}} + p p^\top) V, \qquad B = \tfrac12 V^* B_{\text{LegS}}
 
-    Parameters
-    ----------
-    N : int
-        State size, even.
-
-    Returns
-    -------
-    A, B : ndarray, (N/2,)
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``N`` is no even positive whole number.
-
-    Notes
-    -----
-    As N grows, its response tends to that of LegS with the whole B. Source: Gu, Gupta, Goel and Ré,
-    "On the parameterization and initialization of diagonal state space models" (S4D),
-    arXiv:2206.11893; chapter 9.
+    As N grows, its response tends to that of LegS with the whole B.
 
     Examples
     --------
@@ -57,30 +45,14 @@ def legs(N: int) -> Initial:
     >>> A.round(3)
     array([-0.5+0.557j, -0.5+4.603j])
     """
-    Lambda, _, B, _ = s4.nplr(N)
+    Lambda, _, B, _ = s4.dplr(N)
     return Lambda, B / 2
 
 
 def lin(N: int) -> Initial:
     r"""S4D-Lin: frequencies at equal distances, :math:`A_n = -\tfrac12 + i \pi n`, B = 1.
 
-    Parameters
-    ----------
-    N : int
-        State size, even.
-
-    Returns
-    -------
-    A, B : ndarray, (N/2,)
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``N`` is no even positive whole number.
-
-    Notes
-    -----
-    A damped Fourier series of period 2. Source: S4D, arXiv:2206.11893; chapter 9.
+    A damped Fourier series of period 2.
 
     Examples
     --------
@@ -96,24 +68,7 @@ def inv(N: int) -> Initial:
 
     .. math:: A_n = -\tfrac12 + i \frac N\pi \left( \frac{N}{2n + 1} - 1 \right)
 
-    Parameters
-    ----------
-    N : int
-        State size, even.
-
-    Returns
-    -------
-    A, B : ndarray, (N/2,)
-        The fastest mode first.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``N`` is no even positive whole number.
-
-    Notes
-    -----
-    Source: S4D, arXiv:2206.11893; chapter 9.
+    The fastest mode comes first.
 
     Examples
     --------
@@ -126,26 +81,10 @@ def inv(N: int) -> Initial:
 
 
 def real(N: int) -> Initial:
-    r"""S4D-Real: decays without oscillation, :math:`A_n = -(n + 1)`, B = 1.
+    """S4D-Real: decays without oscillation, :math:`A_n = -(n + 1)`, B = 1.
 
-    Parameters
-    ----------
-    N : int
-        State size, even.
-
-    Returns
-    -------
-    A, B : ndarray, (N/2,)
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``N`` is no even positive whole number.
-
-    Notes
-    -----
     The eigenvalues of LegS, but nothing else of it. A real pole and its conjugate are the same, so
-    that each mode remembers one number, not two. Source: S4D, arXiv:2206.11893; chapter 9.
+    that each mode remembers one number, not two.
 
     Examples
     --------
@@ -172,31 +111,7 @@ def kernel(
 ) -> Kernels:
     r"""Compute S4D's kernel, :math:`\bar K_l = 2 \operatorname{Re} \sum_n C_n \bar A_n^l \bar B_n`.
 
-    Parameters
-    ----------
-    A, B, C : array_like, (modes,) or (channels, modes)
-        A (modes,) beside a (channels, modes) is shared by the channels.
-    dt : array_like, () or (channels,)
-        Step size, positive.
-    length : int
-        Number of taps, at least 1.
-    method : str
-        "zoh" or "bilinear".
-
-    Returns
-    -------
-    K_bar : ndarray, (length,) or (length, channels)
-        float32 if C is float32 or complex64, else float64.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument holds no finite numbers, the shapes do not fit, ``dt`` is not positive, or
-        ``length`` or ``method`` is not one of those above.
-
-    Notes
-    -----
-    See :func:`vandermonde`, which does the work. Source: S4D, arXiv:2206.11893; chapter 9.
+    ``method`` is one of ``METHODS``. See :func:`vandermonde`, which does the work.
 
     Examples
     --------
@@ -204,7 +119,7 @@ def kernel(
     array([0.09516258, 0.08610666, 0.07791253])
     """
     dt, length = _step_sizes(dt), _check.count("length", length)
-    method = _check.choice("method", method, RULES)
+    method = _check.choice("method", method, METHODS)
     A, B, C, dt = _broadcast(A=A, B=B, C=C, dt=dt)
     # Independent modes are one large diagonal system, in the unit of time dt.
     A_bar, B_bar = discretize.METHODS[method]((dt * A).ravel(), (dt * B).ravel(), 1.0)
@@ -218,32 +133,11 @@ def dss_kernel(A: ArrayLike, W: ArrayLike, dt: ArrayLike, length: int) -> Kernel
     .. math:: \bar K_l = \operatorname{Re} \sum_n \frac{W_n}{\lambda_n}
               \frac{e^{l \Delta \lambda_n}}{\sum_{r<L} e^{r \Delta \lambda_n}}
 
-    Parameters
-    ----------
-    A, W : array_like, (modes,) or (channels, modes)
-        The real part of A is negative.
-    dt : array_like, () or (channels,)
-        Step size, positive.
-    length : int
-        L, the number of taps, at least 1.
-
-    Returns
-    -------
-    K_bar : ndarray, (length,) or (length, channels)
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument holds no finite numbers, the shapes do not fit, a real part of A is not
-        negative, ``dt`` is not positive, or ``length`` is no positive whole number.
-
-    Notes
-    -----
-    The sum over r is geometric, and what remains is S4D's kernel with zero-order hold, B = 1 and
-    :math:`C = W / (2 (e^{L \Delta \lambda} - 1))`. So W belongs to one length, as S4's
-    :math:`\tilde C` does, and there is no factor 2: DSS has no conjugate pairs. Source: Gupta, Gu
-    and Berant, "Diagonal state spaces are as effective as structured state spaces" (DSS),
-    arXiv:2203.14343; chapter 9.
+    The real part of A is negative. The sum over r is geometric, and what remains is S4D's kernel
+    with zero-order hold, B = 1 and :math:`C = W / (2 (e^{L \Delta \lambda} - 1))`. So W belongs to
+    one length, as S4's :math:`\tilde C` does, and there is no factor 2: DSS has no conjugate pairs.
+    Source: Gupta, Gu and Berant, "Diagonal state spaces are as effective as structured state
+    spaces" (DSS), arXiv:2203.14343.
 
     Examples
     --------
@@ -267,31 +161,11 @@ def vandermonde(weights: ArrayLike, A_bar: ArrayLike, length: int) -> Kernels:
 
     .. math:: w_n a_n^{iT + j} = (w_n a_n^{iT}) \, a_n^j, \qquad 0 \le j < T \approx \sqrt L
 
-    The powers :math:`a^j` and :math:`a^{iT}` are two tables of about √L columns; the real part
-    of their product is one real matrix product over (Re, Im).
-
-    Parameters
-    ----------
-    weights, A_bar : array_like, (modes,) or (channels, modes)
-    length : int
-        L, at least 1.
-
-    Returns
-    -------
-    K_bar : ndarray, (length,) or (length, channels)
-        float32 if ``weights`` is float32 or complex64, else float64.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument holds no finite numbers, the shapes do not fit, or ``length`` is no positive
-        whole number.
-
-    Notes
-    -----
-    The powers are taken in complex128 and then rounded: in float32 the phase of a fast mode would
-    be lost after thousands of steps. The full table would need length times the memory of
-    ``weights``, this one :math:`2 \sqrt{\text{length}}` times. Chapter 9.
+    The powers :math:`a^j` and :math:`a^{iT}` are two tables of about √L columns; the real part of
+    their product is one real matrix product over (Re, Im). The full table would need length times
+    the memory of ``weights``, this one :math:`2 \sqrt{\text{length}}` times. The powers are taken
+    in complex128 and then rounded: in float32 the phase of a fast mode would be lost after
+    thousands of steps.
 
     Examples
     --------
@@ -334,11 +208,12 @@ def _complex_type(value: ndarray) -> np.dtype:
 def _step_sizes(dt: ArrayLike) -> Inexact[ndarray, "..."]:
     """Return positive step sizes with an axis for the modes."""
     dt = _check.array("dt", dt)
-    if dt.ndim > 1 or np.iscomplexobj(dt) or (dt <= 0).any():
+    if dt.ndim > 1 or dt.size == 0 or np.iscomplexobj(dt):
         raise ValueError(
-            f"dt must be positive, one number or one for each channel; got {dt}: "
-            "pass the time between two samples, such as 0.1"
+            f"dt must be one real number or one for each channel; got {dt.dtype} of shape "
+            f"{dt.shape}: pass a step size that all channels share, or as many as there are"
         )
+    _check.step_size(dt.min())
     return dt.astype(float)[..., None]
 
 

@@ -2,9 +2,10 @@ r"""Discretization: from :math:`h' = A h + B x` to :math:`h_k = \bar A h_{k-1} +
 
 Every method takes ``(A, B, dt)``. ``A`` is dense, shape (state, state), or diagonal, stored as its
 diagonal of shape (state,); ``B`` has shape (state,) for one input or (state, inputs); ``dt`` is the
-time between two samples, in the unit of time of ``A``. The discrete matrices have the shapes of the
-continuous ones and NumPy's result type of ``A`` and ``B``: float32 stays float32, integers become
-float64.
+time between two samples, positive, in the unit of time of ``A``. It returns ``(A_bar, B_bar)`` in
+the shapes of ``A`` and ``B``, with NumPy's result type of the two: float32 stays float32, integers
+become float64. :math:`x_k` is the input on the interval that ends at step k (the index of S4 and
+Mamba). The order of a method is that of its error for a smooth input.
 
 ``METHODS`` maps each name to its function. Derived in chapter 3.
 """
@@ -23,23 +24,9 @@ from ssmlab._typing import ArrayLike, Inexact, InputMatrix, StateMatrix, ndarray
 def phi1(z: ArrayLike) -> Inexact[ndarray, "..."]:
     r"""Compute :math:`\varphi_1(z) = (e^z - 1)/z`, with :math:`\varphi_1(0) = 1`.
 
-    It is the mean of :math:`e^{sz}` over :math:`0 \le s \le 1`. The quotient as written loses every
-    digit for small z; ``expm1`` keeps them.
-
-    Parameters
-    ----------
-    z : array_like, any shape
-        Real or complex.
-
-    Returns
-    -------
-    ndarray
-        Element by element, in the shape of ``z``. Infinite where :math:`e^z` overflows.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``z`` holds no numbers, or one that is not finite.
+    It is the mean of :math:`e^{sz}` over :math:`0 \le s \le 1`, element by element, for real or
+    complex z. The quotient as written loses every digit for small z; ``expm1`` keeps them. Infinite
+    where :math:`e^z` overflows.
 
     Examples
     --------
@@ -55,23 +42,8 @@ def phi1(z: ArrayLike) -> Inexact[ndarray, "..."]:
 def phi2(z: ArrayLike) -> Inexact[ndarray, "..."]:
     r"""Compute :math:`\varphi_2(z) = (e^z - 1 - z)/z^2`, with :math:`\varphi_2(0) = 1/2`.
 
-    For :math:`|z| < 1`, where the quotient cancels, the series
-    :math:`\sum_k z^k / (k + 2)!` is summed to 18 terms, beyond the last bit of float64.
-
-    Parameters
-    ----------
-    z : array_like, any shape
-        Real or complex.
-
-    Returns
-    -------
-    ndarray
-        Element by element, in the shape of ``z``. Infinite where :math:`e^z` overflows.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``z`` holds no numbers, or one that is not finite.
+    For :math:`|z| < 1`, where the quotient cancels, the series :math:`\sum_k z^k / (k + 2)!` is
+    summed to 18 terms, beyond the last bit of float64. Infinite where :math:`e^z` overflows.
 
     Examples
     --------
@@ -95,29 +67,7 @@ def zoh(A: ArrayLike, B: ArrayLike, dt: float) -> tuple[StateMatrix, InputMatrix
     A dense A goes through the exponential of one augmented matrix,
     :math:`\exp\left(\Delta \begin{bmatrix} A & B \\ 0 & 0 \end{bmatrix}\right)
     = \begin{bmatrix} \bar A & \bar B \\ 0 & I \end{bmatrix}`, so that a singular A is no exception.
-    Order 1 for a smooth input.
-
-    Parameters
-    ----------
-    A : array_like, (state, state) or (state,)
-    B : array_like, (state,) or (state, inputs)
-    dt : float
-        Step size, positive.
-
-    Returns
-    -------
-    A_bar, B_bar : ndarray
-        In the shapes of ``A`` and ``B``.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument has the wrong type or shape, is not finite, or ``dt`` is not positive.
-
-    Notes
-    -----
-    :math:`x_k` is the input on the interval that ends at step k (the index of S4 and Mamba).
-    Source: Van Loan, "Computing integrals involving the matrix exponential" (1978); chapter 3.
+    Order 1. Source: Van Loan, "Computing integrals involving the matrix exponential" (1978).
 
     Examples
     --------
@@ -142,31 +92,10 @@ def foh(A: ArrayLike, B: ArrayLike, dt: float) -> tuple[StateMatrix, InputMatrix
               \bar A = e^{\Delta A}, \quad \bar B = \Delta\,\varphi_2(\Delta A)\,B, \quad
               \bar B_{\text{prev}} = \Delta\,(\varphi_1 - \varphi_2)(\Delta A)\,B
 
-    A dense A goes through the exponential of
-    :math:`\begin{bmatrix} \Delta A & \Delta B & 0 \\ 0 & 0 & I \\ 0 & 0 & 0 \end{bmatrix}`.
-    Order 2 for a smooth input.
-
-    Parameters
-    ----------
-    A : array_like, (state, state) or (state,)
-    B : array_like, (state,) or (state, inputs)
-    dt : float
-        Step size, positive.
-
-    Returns
-    -------
-    A_bar, B_bar, B_prev : ndarray
-        In the shapes of ``A``, ``B`` and ``B``.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument has the wrong type or shape, is not finite, or ``dt`` is not positive.
-
-    Notes
-    -----
-    The line needs both of its ends, so this is the one method that returns three matrices.
-    Source: Van Loan (1978); chapter 3.
+    The line needs both of its ends, so this is the one method that returns three matrices, the last
+    in the shape of ``B``. A dense A goes through the exponential of
+    :math:`\begin{bmatrix} \Delta A & \Delta B & 0 \\ 0 & 0 & I \\ 0 & 0 & 0 \end{bmatrix}`. Order
+    2. Source: Van Loan (1978).
 
     Examples
     --------
@@ -193,32 +122,9 @@ def gbt(
     .. math:: \bar A = (I - \alpha \Delta A)^{-1} (I + (1 - \alpha) \Delta A), \qquad
               \bar B = (I - \alpha \Delta A)^{-1} \Delta B
 
-    ``alpha`` is the weight of the new end: 0 is Euler, 1/2 bilinear, 1 backward Euler.
-
-    Parameters
-    ----------
-    A : array_like, (state, state) or (state,)
-    B : array_like, (state,) or (state, inputs)
-    dt : float
-        Step size, positive.
-    alpha : float
-        From 0 to 1.
-
-    Returns
-    -------
-    A_bar, B_bar : ndarray
-        In the shapes of ``A`` and ``B``.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument has the wrong type or shape, is not finite, ``dt`` is not positive,
-        ``alpha`` is outside [0, 1], or :math:`I - \alpha \Delta A` is singular.
-
-    Notes
-    -----
-    C and D stay as they are, as in S4. ``scipy.signal.cont2discrete`` changes them too.
-    Chapter 3.
+    ``alpha``, from 0 to 1, is the weight of the new end: 0 is Euler, 1/2 bilinear, 1 backward
+    Euler. C and D stay as they are, as in S4; ``scipy.signal.cont2discrete`` changes them too.
+    Refuses A and dt where :math:`I - \alpha \Delta A` is singular.
 
     Examples
     --------
@@ -252,31 +158,10 @@ def bilinear(A: ArrayLike, B: ArrayLike, dt: float) -> tuple[StateMatrix, InputM
     .. math:: \bar A = (I - \tfrac{\Delta}{2} A)^{-1} (I + \tfrac{\Delta}{2} A), \qquad
               \bar B = (I - \tfrac{\Delta}{2} A)^{-1} \Delta B
 
-    Parameters
-    ----------
-    A : array_like, (state, state) or (state,)
-    B : array_like, (state,) or (state, inputs)
-    dt : float
-        Step size, positive.
-
-    Returns
-    -------
-    A_bar, B_bar : ndarray
-        In the shapes of ``A`` and ``B``.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument has the wrong type or shape, is not finite, ``dt`` is not positive, or
-        :math:`I - \tfrac{\Delta}{2} A` is singular.
-
-    Notes
-    -----
     The states are averaged over the step, the input is not: as in S4, :math:`x_k` stands for the
-    whole step. So the order is 1 for a smooth input; it is 2 only if x is averaged as well.
-    Fast modes ring: their discrete eigenvalues approach -1, where zero-order hold's approach 0.
-    Source: Tustin (1947); Gu, Goel and Ré, "Efficiently modeling long sequences with structured
-    state spaces" (S4), arXiv:2111.00396; chapter 3.
+    whole step. So the order is 1; it is 2 only if x is averaged as well. Fast modes ring: their
+    discrete eigenvalues approach -1, where zero-order hold's approach 0. Source: Tustin (1947); Gu,
+    Goel and Ré (S4), arXiv:2111.00396.
 
     Examples
     --------
@@ -292,27 +177,8 @@ def euler(A: ArrayLike, B: ArrayLike, dt: float) -> tuple[StateMatrix, InputMatr
 
     .. math:: \bar A = I + \Delta A, \qquad \bar B = \Delta B
 
-    Parameters
-    ----------
-    A : array_like, (state, state) or (state,)
-    B : array_like, (state,) or (state, inputs)
-    dt : float
-        Step size, positive.
-
-    Returns
-    -------
-    A_bar, B_bar : ndarray
-        In the shapes of ``A`` and ``B``.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument has the wrong type or shape, is not finite, or ``dt`` is not positive.
-
-    Notes
-    -----
     A stable A gives a stable recurrence only if :math:`|1 + \Delta\lambda| < 1` for each of its
-    eigenvalues. Order 1. Chapter 3.
+    eigenvalues. Order 1.
 
     Examples
     --------
@@ -329,28 +195,8 @@ def backward_euler(A: ArrayLike, B: ArrayLike, dt: float) -> tuple[StateMatrix, 
 
     .. math:: \bar A = (I - \Delta A)^{-1}, \qquad \bar B = (I - \Delta A)^{-1} \Delta B
 
-    Parameters
-    ----------
-    A : array_like, (state, state) or (state,)
-    B : array_like, (state,) or (state, inputs)
-    dt : float
-        Step size, positive.
-
-    Returns
-    -------
-    A_bar, B_bar : ndarray
-        In the shapes of ``A`` and ``B``.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument has the wrong type or shape, is not finite, ``dt`` is not positive, or
-        :math:`I - \Delta A` is singular.
-
-    Notes
-    -----
     A stable A gives a stable recurrence for every step size; so do many unstable ones, which then
-    look stable and are not. Order 1. Chapter 3.
+    look stable and are not. Order 1.
 
     Examples
     --------
@@ -366,30 +212,11 @@ def exponential_euler(A: ArrayLike, B: ArrayLike, dt: float) -> tuple[StateMatri
 
     .. math:: \bar A = e^{\Delta A}, \qquad \bar B = \Delta B
 
-    Parameters
-    ----------
-    A : array_like, (state, state) or (state,)
-    B : array_like, (state,) or (state, inputs)
-    dt : float
-        Step size, positive.
-
-    Returns
-    -------
-    A_bar, B_bar : ndarray
-        In the shapes of ``A`` and ``B``.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument has the wrong type or shape, is not finite, or ``dt`` is not positive.
-
-    Notes
-    -----
     Mamba's code runs this rule, though the paper prints zero-order hold. The name is Mamba-3's
-    (arXiv:2603.15569); numerical analysis means zero-order hold by it. The two differ by the
-    factor :math:`\varphi_1(\Delta A)`: 0.50 at :math:`\Delta a = -1.6`. Order 1.
-    Source: Gu and Dao, "Mamba: linear-time sequence modeling with selective state spaces",
-    arXiv:2312.00752; chapters 3 and 11.
+    (arXiv:2603.15569); numerical analysis means zero-order hold by it. The two differ by the factor
+    :math:`\varphi_1(\Delta A)`: 0.50 at :math:`\Delta a = -1.6`. Order 1. Source: Gu and Dao,
+    "Mamba: linear-time sequence modeling with selective state spaces", arXiv:2312.00752; chapters 3
+    and 11.
 
     Examples
     --------

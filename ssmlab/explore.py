@@ -1,8 +1,8 @@
 """Sliders that work in a running notebook, and in a page with no kernel behind it.
 
-`explore` draws a figure at every point of a small grid. In a built page the reader moves plain HTML
-sliders through these frames; in JupyterLab the same call gives widgets that draw afresh. Both draw
-with one pure function, ``draw(**params) -> Figure``.
+``explore`` draws a figure at every point of a small grid. In a built page the reader moves plain
+HTML sliders through these frames; in JupyterLab the same call gives widgets that draw afresh. Both
+draw with one pure function, ``draw(**params) -> Figure``.
 """
 
 from __future__ import annotations
@@ -77,30 +77,28 @@ def explore(
 ) -> Explorer:
     """Let the reader move the parameters of a figure over a grid of at most 60 points.
 
-    All frames are drawn at once, so that a mistake in `draw` stops the cell that makes it.
+    All frames are drawn at once, so that a mistake in ``draw`` stops the cell that makes it.
 
     Parameters
     ----------
-    draw
+    draw : callable
         A pure function of the axes that returns a matplotlib Figure.
-    alt
+    alt : str or callable
         What is seen, in words, for readers who do not see it; or a function of the axes for it.
-    labels
+    labels : mapping, optional
         name -> the words beside the slider, with the unit. Default: the name of the axis.
-    start
+    start : mapping, optional
         name -> the value that is shown first. Default: the first value of the axis.
-    axes
-        name -> its values, numbers or words, in the order in which the slider passes them.
+    **axes : sequence
+        name -> its values, numbers or words, in the order in which the slider passes them. No two
+        values read the same.
 
-    Raises
-    ------
-    ValueError
-        There is no axis; an axis is empty or has two values that read the same; there are more
-        than 60 frames; `labels` or `start` names no axis; a start is no value of its axis; `alt`
-        is empty.
-    TypeError
-        An axis is no sequence; `draw` does not take the axes or does not return a Figure.
+    Returns
+    -------
+    Explorer
 
+    Examples
+    --------
     >>> def draw_decay(rate):
     ...     figure, ax = viz.plt.subplots()
     ...     ax.plot([0, 1, 2], [1, rate, rate**2])
@@ -112,15 +110,17 @@ def explore(
     for argument, names in (("labels", labels), ("start", start)):
         for name in names:
             if name not in axes:
-                raise ValueError(f"{argument} must name axes of {list(axes)}, got {name!r}")
+                raise ValueError(
+                    f"{argument} must name axes of {list(axes)}; got {name!r}: rename it or drop it"
+                )
     sliders = [_axis(name, labels.get(name, name), axes[name], start) for name in axes]
     sizes = [len(axis.values) for axis in sliders]
     if not sizes:
-        raise ValueError("explore needs an axis, got none; give one, such as damping=[0, 0.5, 1]")
+        raise ValueError("explore needs an axis; got none: give one, such as damping=[0, 0.5, 1]")
     if math.prod(sizes) > MOST_FRAMES:
         raise ValueError(
-            f"the axes must make at most {MOST_FRAMES} frames, "
-            f"got {' x '.join(map(str, sizes))} = {math.prod(sizes)}; give fewer values"
+            f"the axes must make at most {MOST_FRAMES} frames; "
+            f"got {' x '.join(map(str, sizes))} = {math.prod(sizes)}: give fewer values"
         )
     if not callable(alt):
         _describe(alt, {})
@@ -132,9 +132,9 @@ def explore(
 
 
 class Explorer:
-    """What `explore` returns: it shows itself as text, as a fragment of a page and as widgets.
+    """What ``explore`` returns: it shows itself as text, as a fragment of a page and as widgets.
 
-    `frames` holds all frames, the last axis moving fastest; ``frame(damping=0.5)`` finds one.
+    ``frames`` holds all frames, the last axis moving fastest; ``frame(damping=0.5)`` finds one.
     """
 
     def __init__(self, draw: viz.Draw, alt: str | Callable[..., str], axes: list[Axis]) -> None:
@@ -146,14 +146,15 @@ class Explorer:
         self.frames = [Frame(p, _describe(alt, p), viz.render(draw, p, viz.to_svg)) for p in points]
 
     def frame(self, **params: Any) -> Frame:
-        """Find the frame at `params`; an axis that is left out stands at its start."""
+        """Find the frame at ``params``; an axis that is left out stands at its start."""
         number = 0
         for axis in self.axes:
             value = params.pop(axis.name, axis.values[axis.start])
             number = number * len(axis.values) + _index(axis.name, axis.texts, value)
         if params:
             raise ValueError(
-                f"params must name axes of {[a.name for a in self.axes]}, got {params}"
+                f"params must name axes of {[a.name for a in self.axes]}; got {params}: "
+                "rename or drop what is no axis"
             )
         return self.frames[number]
 
@@ -219,13 +220,15 @@ class Explorer:
 def _axis(name: str, label: str, values: Any, start: Mapping[str, Any]) -> Axis:
     """Check one axis."""
     if isinstance(values, str) or not isinstance(values, Iterable):
-        raise TypeError(f"{name} must be a sequence of values, got {values!r}; write [{values!r}]")
+        raise TypeError(f"{name} must be a sequence of values; got {values!r}: write [{values!r}]")
     listed = [value.item() if hasattr(value, "item") else value for value in values]
     texts = [_text(value) for value in listed]
     if not texts:
-        raise ValueError(f"{name} must have at least one value, got none")
+        raise ValueError(f"{name} must have at least one value; got none: give one, or drop {name}")
     if len(set(texts)) < len(texts):
-        raise ValueError(f"{name} must have values that differ to six digits, got {texts}")
+        raise ValueError(
+            f"{name} must have values that differ to six digits; got {texts}: drop one of two"
+        )
     return Axis(name, label, listed, texts, _index(name, texts, start.get(name, listed[0])))
 
 
@@ -237,14 +240,16 @@ def _text(value: Any) -> str:
 def _index(name: str, texts: list[str], value: Any) -> int:
     """Find a value by how it reads, so that 0.3 finds 0.1 + 0.2."""
     if _text(value) not in texts:
-        raise ValueError(f"{name} must be one of {', '.join(texts)}; got {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(texts)}; got {value!r}: pick one")
     return texts.index(_text(value))
 
 
 def _describe(alt: str | Callable[..., str], params: Mapping[str, Any]) -> str:
     text = alt(**params) if callable(alt) else alt
     if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"alt must say in words what the figure shows, got {text!r}")
+        raise ValueError(
+            f"alt must say in words what the figure shows; got {text!r}: write what a reader sees"
+        )
     return text
 
 

@@ -1,6 +1,6 @@
 r"""One linear time-invariant system, three views: recurrence, convolution, transfer function.
 
-The system is a :class:`~ssmlab.statespace.DiscreteStateSpace`,
+The system is a :class:`DiscreteStateSpace`,
 
 .. math:: h_k = \bar A h_{k-1} + \bar B x_k + \bar B_{\text{prev}} x_{k-1}, \qquad
           y_k = C h_k + D x_k,
@@ -8,7 +8,9 @@ The system is a :class:`~ssmlab.statespace.DiscreteStateSpace`,
 with :math:`x_{-1} = 0`; :math:`\bar B_{\text{prev}}` is zero for every discretization but the
 first-order hold. Time is the first axis of x, h and y. A signal has a second axis exactly if the
 system has: x is (length, inputs) if B is (state, inputs), else (length,); y likewise with C.
-Results have NumPy's result type of all that enters. Derived in chapter 4.
+``h0``, (state,), is the state :math:`h_{-1}` before the first sample, zero if it is not given; what
+returns states returns all of them, (length, state), and ``h[-1]`` is the last. Results have NumPy's
+result type of all that enters. Derived in chapter 4, ``DiscreteStateSpace`` in chapter 3.
 """
 
 from __future__ import annotations
@@ -60,17 +62,11 @@ class DiscreteStateSpace(System):
     B_prev : array_like, shape of B_bar, optional
         Weight of the previous input, which the first-order hold needs; zero by default.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If a matrix holds no numbers or one that is not finite, its shape does not fit, or ``dt`` is
-        not a positive number.
-
     Notes
     -----
     :math:`h_k` has seen :math:`x_k`, the index of S4 and Mamba. In scipy, :math:`y_k` sees
     :math:`x_k` through D only; :meth:`to_scipy` and :meth:`from_scipy` translate. ``state``,
-    ``inputs`` and ``outputs`` are the sizes. The arrays are copied and read-only. Chapter 3.
+    ``inputs`` and ``outputs`` are the sizes. The arrays are copied and read-only.
 
     Examples
     --------
@@ -151,7 +147,7 @@ class DiscreteStateSpace(System):
         .. math:: A = \bar A, \qquad B = \bar A \bar B + \bar B_{\text{prev}}, \qquad
                   C = C, \qquad D = C \bar B + D.
 
-        An initial state :math:`h_{-1}` becomes :math:`s_0 = \bar A h_{-1}`. Chapter 3.
+        An initial state :math:`h_{-1}` becomes :math:`s_0 = \bar A h_{-1}`.
 
         Examples
         --------
@@ -171,24 +167,9 @@ class DiscreteStateSpace(System):
     def from_scipy(cls, system: scipy.signal.dlti) -> DiscreteStateSpace:
         r"""Convert a discrete system of :mod:`scipy.signal`, in any of its forms.
 
-        The state stays scipy's, so the input reaches it one step late:
-        :math:`\bar B = 0` and :math:`\bar B_{\text{prev}} = B`. Chapter 3.
-
-        Parameters
-        ----------
-        system : scipy.signal.dlti
-            A StateSpace, TransferFunction or ZerosPolesGain with a dt; ``dt=True``, scipy's
-            "unspecified", becomes 1.
-
-        Returns
-        -------
-        DiscreteStateSpace
-            With two axes in every matrix, as in scipy: one input means x of shape (length, 1).
-
-        Raises
-        ------
-        TypeError
-            If ``system`` is no discrete scipy system.
+        The state stays scipy's, so the input reaches it one step late: :math:`\bar B = 0` and
+        :math:`\bar B_{\text{prev}} = B`. Every matrix has two axes, as in scipy: one input means x
+        of shape (length, 1). ``dt=True``, scipy's "unspecified", becomes 1.
 
         Examples
         --------
@@ -211,6 +192,9 @@ def recurrence(
     .. math:: h_k = \bar A h_{k-1} + \bar B x_k + \bar B_{\text{prev}} x_{k-1}, \qquad
               y_k = C h_k + D x_k
 
+    Cost: length steps of state² multiplications (dense) or state (diagonal); the memory that a step
+    needs does not grow with length.
+
     Parameters
     ----------
     system : DiscreteStateSpace
@@ -223,17 +207,6 @@ def recurrence(
     y : ndarray, (length,) or (length, outputs)
     h : ndarray, (length, state)
         Every state; ``h[-1]`` as ``h0`` continues the run, if B_prev is zero.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``system`` is no discrete system, or ``x`` or ``h0`` does not fit it, is empty or not
-        finite.
-
-    Notes
-    -----
-    Cost: length steps of state² multiplications (dense) or state (diagonal); the memory that a
-    step needs does not grow with length. Chapter 4.
 
     Examples
     --------
@@ -262,25 +235,8 @@ def kernel(system: DiscreteStateSpace, length: int) -> Kernel:
     .. math:: \bar K_j = C \bar A^j \bar B \; (+\; C \bar A^{j-1} \bar B_{\text{prev}}
               \text{ for } j \ge 1)
 
-    Parameters
-    ----------
-    system : DiscreteStateSpace
-    length : int
-        Number of taps, at least 1.
-
-    Returns
-    -------
-    K_bar : ndarray, (length,) + shape of D
-        One tap for each lag. D is not in it.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``system`` is no discrete system or ``length`` is not a positive whole number.
-
-    Notes
-    -----
-    One multiplication by A_bar for each tap, no power of A_bar. Chapter 4.
+    One tap for each lag, (length,) + shape of D; D is not in it. One multiplication by A_bar for
+    each tap, no power of A_bar.
 
     Examples
     --------
@@ -304,6 +260,10 @@ def convolve(x: ArrayLike, K_bar: ArrayLike) -> Outputs:
 
     .. math:: y_k = \sum_{j=0}^{k} \bar K_j \, x_{k-j}
 
+    A product of discrete Fourier transforms is a *circular* convolution, in which the future leaks
+    into the past. Zeros prevent it: both sequences are padded to the fast length at or above length
+    + taps - 1. The rounding error is relative to the largest y, not to each one.
+
     Parameters
     ----------
     x : array_like, (length,) or (length, inputs)
@@ -314,17 +274,6 @@ def convolve(x: ArrayLike, K_bar: ArrayLike) -> Outputs:
     -------
     y : ndarray, (length,) or (length, outputs)
         As long as ``x``.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is empty or not finite, or the inputs of ``x`` and ``K_bar`` differ.
-
-    Notes
-    -----
-    A product of discrete Fourier transforms is a *circular* convolution, in which the future
-    leaks into the past. Zeros prevent it: both sequences are padded to the fast length at or above
-    length + taps - 1. The rounding error is relative to the largest y, not to each one. Chapter 4.
 
     Examples
     --------
@@ -349,28 +298,9 @@ def convolution(
 
     .. math:: y_k = \sum_{j=0}^{k} \bar K_j \, x_{k-j} + D x_k + C \bar A^{k+1} h_{-1}
 
-    Parameters
-    ----------
-    system : DiscreteStateSpace
-    x : array_like, (length,) or (length, inputs)
-    h0 : array_like, (state,), optional
-        The state :math:`h_{-1}` before the first sample; zero by default.
-
-    Returns
-    -------
-    y : ndarray, (length,) or (length, outputs)
-        What :func:`recurrence` returns, up to rounding.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``system`` is no discrete system, or ``x`` or ``h0`` does not fit it, is empty or not
-        finite.
-
-    Notes
-    -----
-    The kernel assumes :math:`h_{-1} = 0`. Leaving out the last term for any other start is a
-    common slip. Chapter 4.
+    The output is that of :func:`recurrence`, up to rounding, and there are no states to return. The
+    kernel assumes :math:`h_{-1} = 0`: leaving out the last term for any other start is a common
+    slip.
 
     Examples
     --------
@@ -389,27 +319,7 @@ def free_response(system: DiscreteStateSpace, length: int, h0: ArrayLike) -> Out
 
     .. math:: y_k = C \bar A^{k+1} h_{-1}
 
-    Parameters
-    ----------
-    system : DiscreteStateSpace
-    length : int
-        Number of samples, at least 1.
-    h0 : array_like, (state,)
-        The state :math:`h_{-1}` before the first sample.
-
-    Returns
-    -------
-    y : ndarray, (length,) or (length, outputs)
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``system`` is no discrete system, ``length`` is not a positive whole number, or ``h0``
-        does not fit the system or is not finite.
-
-    Notes
-    -----
-    The first sample has already seen one step: it is :math:`C \bar A h_{-1}`. Chapter 4.
+    The first sample has already seen one step: it is :math:`C \bar A h_{-1}`.
 
     Examples
     --------
@@ -433,26 +343,11 @@ def transfer_function(system: DiscreteStateSpace, z: ArrayLike) -> Inexact[ndarr
     .. math:: G(z) = \sum_{j \ge 0} \bar K_j z^{-j} + D
               = C (zI - \bar A)^{-1} (z \bar B + \bar B_{\text{prev}}) + D
 
-    Parameters
-    ----------
-    system : DiscreteStateSpace
-    z : array_like, any shape
-        Points of the complex plane.
-
-    Returns
-    -------
-    ndarray, shape of z + shape of D
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``system`` is no discrete system, or ``z`` is not finite or an eigenvalue of A_bar.
-
-    Notes
-    -----
-    The sum converges where :math:`|z|` exceeds every eigenvalue's; the formula continues it to
-    the rest of the plane. Control theory's :math:`C (zI - \bar A)^{-1} \bar B` has one factor z
-    less, because there the state answers one step later. Chapter 4.
+    ``z`` is any array of points of the complex plane that are no eigenvalues of A_bar; the result
+    has the shape of z, then that of D. The sum converges where :math:`|z|` exceeds every
+    eigenvalue's; the formula continues it to the rest of the plane. Control theory's
+    :math:`C (zI - \bar A)^{-1} \bar B` has one factor z less, because there the state answers one
+    step later.
 
     Examples
     --------
@@ -472,29 +367,10 @@ def frequency_response(system: DiscreteStateSpace, omega: ArrayLike) -> Complex[
     r"""Evaluate the transfer function on the unit circle, :math:`G(e^{i \omega \Delta})`.
 
     Its modulus and angle are the gain and the phase of the steady answer to the input
-    :math:`e^{i \omega t}` sampled at :math:`t = k \Delta`.
-
-    Parameters
-    ----------
-    system : DiscreteStateSpace
-        Stable.
-    omega : array_like, any shape
-        Angular frequency, real, in radians for each unit of time; :math:`\pi/\Delta` is the
-        highest that the samples can tell apart.
-
-    Returns
-    -------
-    ndarray, shape of omega + shape of D
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``system`` is no discrete system or is not stable (then no answer is ever steady), or
-        ``omega`` is complex or not finite.
-
-    Notes
-    -----
-    Chapter 4.
+    :math:`e^{i \omega t}` sampled at :math:`t = k \Delta`: the system must be stable, else no
+    answer is ever steady. ``omega`` is real, an angular frequency in radians for each unit of time;
+    :math:`\pi/\Delta` is the highest that the samples can tell apart. The result has the shape of
+    omega, then that of D.
 
     Examples
     --------

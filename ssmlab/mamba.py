@@ -20,8 +20,10 @@ EPSILON = 1e-5
 
 
 def silu(x: Inexact[ndarray, "..."]) -> Inexact[ndarray, "..."]:
-    r"""Compute :math:`x / (1 + e^{-x})`.
+    """Compute :math:`x / (1 + e^{-x})`.
 
+    Examples
+    --------
     >>> silu(np.array([-20.0, 0.0, 20.0])).round(3)
     array([-0.,  0., 20.])
     """
@@ -31,6 +33,8 @@ def silu(x: Inexact[ndarray, "..."]) -> Inexact[ndarray, "..."]:
 def rms_norm(x: Signal, weight: Float[ndarray, "channels"]) -> Signal:
     r"""Compute :math:`w x / \sqrt{\operatorname{mean}(x^2) + 10^{-5}}`, the mean over channels.
 
+    Examples
+    --------
     >>> rms_norm(np.array([[[3.0, 4.0]]]), np.ones(2)).round(3)
     array([[[0.849, 1.131]]])
     """
@@ -42,6 +46,8 @@ def causal_convolution(
 ) -> Signal:
     r"""Compute :math:`y_t = b + \sum_j w_j x_{t - (n - 1) + j}` in each channel, from zeros.
 
+    Examples
+    --------
     >>> x = np.array([1.0, 2.0, 3.0]).reshape(1, 3, 1)
     >>> causal_convolution(x, np.array([[10.0, 1.0]]), np.zeros(1)).ravel()
     array([ 1., 12., 23.])
@@ -60,22 +66,9 @@ def block(x: Signal, weights: Weights, prefix: str = "") -> Signal:
     .. math:: y = W_\text{out} \, ((\text{scan}(u; \Delta, A, B, C) + D u) \odot
               \operatorname{silu}(z))
 
-    Parameters
-    ----------
-    x : ndarray, (batch, length, channels)
-    weights : mapping
-        ``in_proj.weight``, ``conv1d.weight``, ``conv1d.bias``, ``x_proj.weight``,
-        ``dt_proj.weight``, ``dt_proj.bias``, ``A_log``, ``D`` and ``out_proj.weight``.
-    prefix : str
-        What stands before these names.
-
-    Returns
-    -------
-    y : ndarray, (batch, length, channels)
-
-    Notes
-    -----
-    Source: Gu and Dao, arXiv:2312.00752, section 3.4; chapter 14.
+    ``weights`` holds ``in_proj.weight``, ``conv1d.weight``, ``conv1d.bias``, ``x_proj.weight``,
+    ``dt_proj.weight``, ``dt_proj.bias``, ``A_log``, ``D`` and ``out_proj.weight``; ``prefix`` is
+    what stands before these names. Source: Gu and Dao, arXiv:2312.00752, section 3.4.
 
     Examples
     --------
@@ -101,17 +94,9 @@ def block(x: Signal, weights: Weights, prefix: str = "") -> Signal:
 def language_model(
     tokens: Integer[ndarray, "batch length"], weights: Weights
 ) -> Float[ndarray, "batch length vocabulary"]:
-    r"""Return the logits of a whole checkpoint after each token.
+    """Return the logits of a whole checkpoint after each token.
 
-    Parameters
-    ----------
-    tokens : ndarray, (batch, length)
-    weights : mapping
-        All tensors of a checkpoint, under their official names.
-
-    Returns
-    -------
-    logits : ndarray, (batch, length, vocabulary)
+    ``weights`` holds all tensors of a checkpoint, under their official names.
 
     Examples
     --------

@@ -1,13 +1,17 @@
 r"""S4: the kernel of a state space model whose A is normal plus low rank.
 
-LegS is :math:`A = V (\Lambda - P P^*) V^*` with a unitary V. Its modes come in conjugate pairs, of
-which one each is kept; the other is in every formula, as a factor 2 and a real part:
+LegS is :math:`A = V (\Lambda - P P^*) V^*` with a unitary V: normal plus low rank (NPLR) as it
+stands, diagonal plus low rank (DPLR) in the basis V. Its modes come in conjugate pairs, of which
+one each is kept; the other is in every formula, as a factor 2 and a real part:
 
 .. math:: z' = \Lambda z - 2 P \operatorname{Re}(P^* z) + B x, \qquad y = 2 \operatorname{Re}(C z)
 
 ``Lambda``, ``P``, ``B`` and ``C`` are complex, shape (modes,), and stand for state = 2 modes real
-numbers. Everything is computed in float64. The layer with many channels, which learns and runs on a
-GPU, is :class:`ssmlab.nn.S4`. Derived in chapter 8.
+numbers. ``dt`` is the step size, positive, and the rule is the bilinear one; ``length`` is L, the
+number of taps. Kernels and signals are real, (length,). Everything is computed in float64. The
+layer with many channels, which learns and runs on a GPU, is :class:`ssmlab.nn.S4`. Source: Gu, Goel
+and Ré, "Efficiently modeling long sequences with structured state spaces" (S4), arXiv:2111.00396.
+Derived in chapter 8.
 """
 
 from __future__ import annotations
@@ -18,20 +22,25 @@ import numpy as np
 import scipy.fft
 
 from ssmlab import _check, _matrix
+from ssmlab._renamed import old_names
 from ssmlab._typing import ArrayLike, Complex, Float, ndarray
-from ssmlab.statespace import DiscreteStateSpace, StateSpace
+from ssmlab.lti import DiscreteStateSpace
+from ssmlab.statespace import StateSpace
 
 Modes = Complex[ndarray, "modes"]
 
+__getattr__ = old_names(__name__, {"nplr": "dplr"})
 
-def nplr(N: int) -> tuple[Modes, Modes, Modes, Complex[ndarray, "state modes"]]:
-    r"""Write LegS as normal plus low rank, in the basis of its normal part.
+
+def dplr(N: int) -> tuple[Modes, Modes, Modes, Complex[ndarray, "state modes"]]:
+    r"""Write LegS as diagonal plus low rank: in the basis of its normal part.
 
     .. math:: A + p p^\top = -\tfrac12 I + S, \qquad p_n = \sqrt{n + \tfrac12}, \qquad
               S_{nk} = -\tfrac12 \operatorname{sgn}(n - k) \sqrt{(2n + 1)(2k + 1)}
 
     S is skew, so :math:`-iS` is Hermitian: its eigenvalues :math:`\omega` are real, its
-    eigenvectors orthonormal, and a Hermitian eigensolver finds both without loss.
+    eigenvectors orthonormal, and a Hermitian eigensolver finds both without loss. Never diagonalise
+    A itself: its eigenvectors have the condition number 9e10 at N = 16.
 
     Parameters
     ----------
@@ -41,27 +50,18 @@ def nplr(N: int) -> tuple[Modes, Modes, Modes, Complex[ndarray, "state modes"]]:
     Returns
     -------
     Lambda : ndarray, (N/2,)
-        :math:`-\tfrac12 + i\omega` for the positive :math:`\omega`, smallest first.
+        :math:`-\tfrac12 + i\omega` for the positive :math:`\omega`, smallest first. The largest is
+        about :math:`N^2/\pi`.
     P, B : ndarray, (N/2,)
         :math:`V^* p` and :math:`V^* B = \sqrt2\,P`.
     V : ndarray, (N, N/2)
-        :math:`h = 2 \operatorname{Re}(V z)` and :math:`z = V^* h`; a real C becomes :math:`C V`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``N`` is no even positive whole number.
-
-    Notes
-    -----
-    Never diagonalise A itself: its eigenvectors have the condition number 9e10 at N = 16. A column
-    of V is fixed up to a phase only, which cancels in every kernel; compare :math:`|P|`, B/P or
-    kernels. The largest frequency is about :math:`N^2/\pi`. Source: Gu, Goel and Ré, "Efficiently
-    modeling long sequences with structured state spaces" (S4), arXiv:2111.00396; chapter 8.
+        :math:`h = 2 \operatorname{Re}(V z)` and :math:`z = V^* h`; a real C becomes :math:`C V`. A
+        column is fixed up to a phase only, which cancels in every kernel: compare :math:`|P|`, B/P
+        or kernels.
 
     Examples
     --------
-    >>> Lambda, P, B, V = nplr(4)
+    >>> Lambda, P, B, V = dplr(4)
     >>> Lambda.round(3)
     array([-0.5+0.557j, -0.5+4.603j])
     >>> np.allclose(B, np.sqrt(2) * P)
@@ -83,29 +83,13 @@ def system(Lambda: ArrayLike, P: ArrayLike, B: ArrayLike, C: ArrayLike) -> State
               - 2 p p^\top, \qquad p = \begin{bmatrix} \Re P \\ \Im P \end{bmatrix}, \qquad
               C = 2 \begin{bmatrix} \Re C & -\Im C \end{bmatrix}
 
-    Parameters
-    ----------
-    Lambda, P, B, C : array_like, (modes,)
-
-    Returns
-    -------
-    StateSpace
-        Real, of 2 modes states.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument holds no finite numbers, or the shapes differ.
-
-    Notes
-    -----
-    The dense twin: what the fast formulas are compared with. Chapter 8.
+    The dense twin, of 2 modes states: what the fast formulas are compared with.
 
     Examples
     --------
     In this basis LegS has the eigenvalues -1 and -2, as in any other.
 
-    >>> Lambda, P, B, V = nplr(2)
+    >>> Lambda, P, B, V = dplr(2)
     >>> system(Lambda, P, B, C=V[0]).eigenvalues().real.round(9)
     array([-1., -2.])
     """
@@ -127,32 +111,12 @@ def system(Lambda: ArrayLike, P: ArrayLike, B: ArrayLike, C: ArrayLike) -> State
 def truncate(Lambda: ArrayLike, P: ArrayLike, C: ArrayLike, dt: float, length: int) -> Modes:
     r"""Compute :math:`\tilde C = C (I - \bar A^L)`, which cuts the kernel off after L taps.
 
-    Parameters
-    ----------
-    Lambda, P, C : array_like, (modes,)
-    dt : float
-        Step size, positive; :math:`\bar A` is bilinear.
-    length : int
-        L, the number of taps.
-
-    Returns
-    -------
-    C_tilde : ndarray, (modes,)
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument holds no finite numbers, the shapes differ, ``dt`` is not positive or
-        ``length`` is no positive whole number.
-
-    Notes
-    -----
     S4 learns :math:`\tilde C`. It belongs to one length: another length, and the recurrent mode,
-    need C, by :func:`untruncate`. Chapter 8.
+    need C, by :func:`untruncate`.
 
     Examples
     --------
-    >>> Lambda, P, B, V = nplr(4)
+    >>> Lambda, P, B, V = dplr(4)
     >>> C_tilde = truncate(Lambda, P, V[0], dt=0.1, length=10)
     >>> np.allclose(untruncate(Lambda, P, C_tilde, dt=0.1, length=10), V[0])
     True
@@ -167,27 +131,8 @@ def untruncate(
 ) -> Modes:
     r"""Compute :math:`C = \tilde C (I - \bar A^L)^{-1}`, by a solve: back from :func:`truncate`.
 
-    Parameters
-    ----------
-    Lambda, P, C_tilde : array_like, (modes,)
-    dt : float
-        Step size, positive.
-    length : int
-        The length that C_tilde belongs to.
-
-    Returns
-    -------
-    C : ndarray, (modes,)
-
-    Raises
-    ------
-    TypeError, ValueError
-        As for :func:`truncate`.
-
-    Notes
-    -----
-    A state that hardly decays within L steps makes :math:`I - \bar A^L` nearly singular, and C
-    large. Chapter 8.
+    ``length`` is the one that C_tilde belongs to. A state that hardly decays within L steps makes
+    :math:`I - \bar A^L` nearly singular, and C large.
 
     Examples
     --------
@@ -204,43 +149,25 @@ def generating_function(
     r"""Evaluate :math:`\sum_{l<L} \bar K_l w^l` at the roots of unity :math:`w_k = e^{-2\pi ik/L}`.
 
     The sum is :math:`\tilde C (I - w \bar A)^{-1} \bar B`. With the bilinear rule, Woodbury's
-    identity for the low-rank part, and :math:`s = \sin(\pi k/L)`, :math:`c = \cos(\pi k/L)`,
+    identity for the low-rank part, and :math:`s = \sin(\pi k/L)`, :math:`c = \cos(\pi k/L)`, it is
+    four Cauchy kernels r, sums over simple poles:
 
     .. math:: \hat K_k = e^{i\pi k/L} \left[ r_{\tilde C B}
               - \frac{c\, r_{\tilde C P}\, r_{P^* B}}{1 + c\, r_{P^* P}} \right], \qquad
               r_{ab} = \sum_n \frac{\Delta\, a_n b_n}{2is - \Delta \lambda_n c}
               + \frac{\Delta\, \overline{a_n b_n}}{2is - \Delta \bar\lambda_n c}
 
-    Parameters
-    ----------
-    Lambda, P, B, C_tilde : array_like, (modes,)
-    dt : float
-        Step size, positive.
-    length : int
-        L, which C_tilde must belong to.
+    C_tilde must belong to L. The result is (length // 2 + 1,), for k = 0 .. L/2; the others are
+    their conjugates, for the kernel is real.
 
-    Returns
-    -------
-    K_hat : ndarray, (length // 2 + 1,)
-        For k = 0 .. L/2; the others are their conjugates, for the kernel is real.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument holds no finite numbers, the shapes differ, ``dt`` is not positive or
-        ``length`` is no positive whole number.
-
-    Notes
-    -----
     The paper has :math:`z = 2(1 - w)/(1 + w)` in the denominators, which is infinite at
     :math:`w = -1`, a point of every even length. Since :math:`z = 2is/c`, each fraction is expanded
     by c here, and nothing is singular: at :math:`c = 0` the value is its limit,
     :math:`\tfrac\Delta2` times :math:`\tilde C B` over all modes, conjugates included.
-    Source: S4, arXiv:2111.00396; chapter 8.
 
     Examples
     --------
-    >>> Lambda, P, B, V = nplr(4)
+    >>> Lambda, P, B, V = dplr(4)
     >>> C_tilde = truncate(Lambda, P, V[0], dt=0.1, length=8)
     >>> K_hat = generating_function(Lambda, P, B, C_tilde, dt=0.1, length=8)
     >>> bool(np.isclose(K_hat[-1], 0.1 / 2 * 2 * (C_tilde @ B).real))
@@ -264,35 +191,15 @@ def kernel(
 
     .. math:: \bar K_l = 2 \operatorname{Re}(C \bar A^l \bar B), \qquad l < L
 
-    Parameters
-    ----------
-    Lambda, P, B, C : array_like, (modes,)
-    dt : float
-        Step size, positive; the discretization is bilinear.
-    length : int
-        L, the number of taps.
-
-    Returns
-    -------
-    K_bar : ndarray, (length,)
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument holds no finite numbers, the shapes differ, ``dt`` is not positive or
-        ``length`` is no positive whole number.
-
-    Notes
-    -----
     About L state multiplications, and no power of A_bar but the one in :math:`\tilde C`. The error
-    is relative to the largest tap. For zero-order hold, whose A_bar is no longer diagonal plus
-    low rank, see :func:`kernel_in_blocks`. Source: S4, arXiv:2111.00396; chapter 8.
+    is relative to the largest tap. For zero-order hold, whose A_bar is no longer diagonal plus low
+    rank, see :func:`kernel_in_blocks`.
 
     Examples
     --------
     The first coefficient of LegS forgets like e^-t.
 
-    >>> Lambda, P, B, V = nplr(64)
+    >>> Lambda, P, B, V = dplr(64)
     >>> kernel(Lambda, P, B, C=V[0], dt=0.01, length=300)[[0, 100, 200]] / 0.01
     array([0.995, 0.366, 0.135])
     """
@@ -306,29 +213,9 @@ def kernel_in_blocks(system: DiscreteStateSpace, length: int) -> Float[ndarray, 
     .. math:: \bar K_{iT + j} = (C \bar A^{iT}) (\bar A^j \bar B), \qquad 0 \le j < T
 
     The T columns on the right and the L/T rows on the left are each found by doubling: with
-    :math:`\bar A^{2m}`, m columns become 2m in one product. The kernel is one more product.
-
-    Parameters
-    ----------
-    system : DiscreteStateSpace
-        Real, one input and one output, B_prev = 0.
-    length : int
-        Number of taps, at least 1.
-
-    Returns
-    -------
-    K_bar : ndarray, (length,)
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the system has ports or a B_prev, or is complex, or ``length`` is no positive whole
-        number.
-
-    Notes
-    -----
-    About L state + state³ log L multiplications, all in matrix products. It asks nothing of A, and
-    so it also serves zero-order hold. Chapter 8.
+    :math:`\bar A^{2m}`, m columns become 2m in one product. The kernel is one more product. About L
+    state + state³ log L multiplications, all in matrix products. The system must be real, with one
+    input and one output and B_prev = 0; nothing else is asked of A, and so zero-order hold will do.
 
     Examples
     --------
@@ -373,11 +260,12 @@ def recurrence(
               R u = d u - \frac{\Delta\, d P}{1 + \Delta \operatorname{Re}(P^* d P)}
               \operatorname{Re}(P^* d u)
 
+    C, not :math:`\tilde C`, reads the state.
+
     Parameters
     ----------
     Lambda, P, B, C : array_like, (modes,)
     dt : float
-        Step size, positive.
     x : array_like, (length,)
     h0 : array_like, (modes,), optional
         The state before the first sample; zero by default.
@@ -388,18 +276,9 @@ def recurrence(
     h : ndarray, (length, modes)
         Every state; ``h[-1]`` as ``h0`` continues the run.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument holds no finite numbers, the shapes do not fit, or ``dt`` is not positive.
-
-    Notes
-    -----
-    C, not :math:`\tilde C`, reads the state. Source: S4, arXiv:2111.00396; chapter 8.
-
     Examples
     --------
-    >>> Lambda, P, B, V = nplr(64)
+    >>> Lambda, P, B, V = dplr(64)
     >>> y, h = recurrence(Lambda, P, B, V[0], 0.1, [1, 0, 0, 0])
     >>> np.allclose(y, kernel(Lambda, P, B, V[0], 0.1, 4))
     True

@@ -1,10 +1,10 @@
 r"""Associative scans: all prefixes :math:`v_0 \circ v_1 \circ \dots \circ v_t`, in four orders.
 
 A scan of an associative operator may be bracketed in any way, so that it need not run in sequence.
-Each function here takes the operator and a list of elements of any kind, and keeps which pairs it
-combined, level by level: pairs of one level are independent of each other, so a machine with
-enough processors takes one unit of time for a level. ``work`` counts the combinations, ``depth``
-the levels.
+Each function here takes the operator, ``operator(operator(a, b), c)`` being ``operator(a,
+operator(b, c))``, and at least one element of any kind. It keeps which pairs it combined, level by
+level: pairs of one level are independent of each other, so a machine with enough processors takes
+one unit of time for a level. ``work`` counts the combinations, ``depth`` the levels.
 
 ============== ======================================= =======================
 order          work                                    depth
@@ -16,7 +16,7 @@ chunked        about 2 n                               about T + n/T
 ============== ======================================= =======================
 
 for n a power of two (any n will do) and chunks of T elements. ``affine`` is the operator of every
-recurrence of the book. Derived in chapter 12.
+recurrence of the book, and ``METHODS`` maps each order to its function. Derived in chapter 12.
 """
 
 from __future__ import annotations
@@ -59,11 +59,6 @@ class Scan(Generic[V]):
         A level of m pairs takes m / lanes steps, rounded up: one lane takes ``work`` steps, very
         many take ``depth``.
 
-        Raises
-        ------
-        TypeError, ValueError
-            If ``lanes`` is no positive whole number.
-
         Examples
         --------
         >>> scan = hillis_steele(str.__add__, "abcd")
@@ -95,22 +90,6 @@ def affine(earlier: tuple[Any, Any], later: tuple[Any, Any]) -> tuple[Any, Any]:
 def sequential(operator: Operator[V], elements: Sequence[V]) -> Scan[V]:
     """Combine from left to right: least work, greatest depth.
 
-    Parameters
-    ----------
-    operator : callable
-        Associative: ``operator(operator(a, b), c)`` is ``operator(a, operator(b, c))``.
-    elements : sequence
-        At least one.
-
-    Returns
-    -------
-    Scan
-
-    Raises
-    ------
-    ValueError
-        If there is no element.
-
     Examples
     --------
     >>> scan = sequential(str.__add__, "abcd")
@@ -123,10 +102,6 @@ def sequential(operator: Operator[V], elements: Sequence[V]) -> Scan[V]:
 def hillis_steele(operator: Operator[V], elements: Sequence[V]) -> Scan[V]:
     """Double the reach of every element in each level: least depth, most work.
 
-    Arguments, result and errors are those of ``sequential``.
-
-    Notes
-    -----
     Source: Hillis and Steele, "Data parallel algorithms", Communications of the ACM 29 (1986). For
     linear recurrences: Kogge and Stone, IEEE Transactions on Computers C-22 (1973).
 
@@ -143,10 +118,6 @@ def hillis_steele(operator: Operator[V], elements: Sequence[V]) -> Scan[V]:
 def blelloch(operator: Operator[V], elements: Sequence[V]) -> Scan[V]:
     """Sweep up a binary tree to sums of blocks, and down again: little work and depth.
 
-    Arguments, result and errors are those of ``sequential``.
-
-    Notes
-    -----
     The two sweeps of Blelloch, "Prefix sums and their applications" (1990), in Brent and Kung's
     form (1982), which includes each element in its own prefix and so needs no neutral element.
 
@@ -165,23 +136,8 @@ def blelloch(operator: Operator[V], elements: Sequence[V]) -> Scan[V]:
 def chunked(operator: Operator[V], elements: Sequence[V], chunk: int = 8) -> Scan[V]:
     """Scan chunks side by side, then their ends in sequence, then carry each end into the next.
 
-    What a GPU does with the selective scan when there are too few channels to fill it.
-
-    Parameters
-    ----------
-    operator, elements
-        As for ``sequential``.
-    chunk : int
-        How many elements a chunk holds.
-
-    Returns
-    -------
-    Scan
-
-    Raises
-    ------
-    TypeError, ValueError
-        If there is no element, or ``chunk`` is no positive whole number.
+    ``chunk`` is how many elements a chunk holds. This is what a GPU does with the selective scan
+    when there are too few channels to fill it.
 
     Examples
     --------

@@ -68,11 +68,6 @@ def selective_scan(
     h : ndarray, (batch, channels, state)
         The state after the last step, float64 or complex128: give it as ``h0`` to go on.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument has the wrong type or shape, or is not finite.
-
     Notes
     -----
     A complex A means :math:`y = 2 \operatorname{Re}(C h) + D x`: the other half of each pair
@@ -119,10 +114,7 @@ class Shaped(Protocol):
 def check_shapes(x: Shaped, dt: Shaped, A: Shaped, B: Shaped, C: Shaped, **others: Shaped) -> None:
     """Ask for shapes that fit each other; ``others``: D, z, dt_bias, h0 where given.
 
-    Raises
-    ------
-    ValueError
-        Naming the first argument that does not fit.
+    The sentence names the first argument that does not fit.
 
     Examples
     --------
@@ -179,10 +171,7 @@ def check_shapes(x: Shaped, dt: Shaped, A: Shaped, B: Shaped, C: Shaped, **other
 def check_kinds(is_complex: dict[str, bool]) -> None:
     """Ask for real arguments; with a complex A, for B, C and h0 of either kind.
 
-    Raises
-    ------
-    TypeError
-        Naming the first argument that is complex and must not be.
+    The sentence names the first argument that is complex and must not be.
 
     Examples
     --------

@@ -61,15 +61,10 @@ class StateSpace(System):
     D : array_like, shape of C without state + shape of B without state
         0, the default, means no feedthrough in any of these shapes.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If a matrix holds no numbers or one that is not finite, or its shape does not fit.
-
     Notes
     -----
     ``state``, ``inputs`` and ``outputs`` are the sizes. The arrays are copied and read-only. Two
-    systems are equal only if they are one object: the same map has many A, B, C. Chapter 2.
+    systems are equal only if they are one object: the same map has many A, B, C.
 
     Examples
     --------
@@ -94,7 +89,7 @@ class StateSpace(System):
         self._set(A=A, B=B, C=C, D=_check.feedthrough(D, B, C))
 
     def discretize(self, dt: float, method: str = "zoh", **options: Any) -> DiscreteStateSpace:
-        r"""Sample the system at the step size dt.
+        """Sample the system at the step size dt; C and D stay the same. Chapter 3.
 
         Parameters
         ----------
@@ -108,16 +103,6 @@ class StateSpace(System):
         Returns
         -------
         DiscreteStateSpace
-            With the same C and D.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If ``dt`` is not a positive number, the method is unknown, or it refuses A and dt.
-
-        Notes
-        -----
-        Chapter 3.
 
         Examples
         --------
@@ -130,26 +115,11 @@ class StateSpace(System):
         return DiscreteStateSpace(A_bar, B_bar, self.C, self.D, dt, *B_prev)
 
     def impulse_response(self, t: ArrayLike) -> Kernel:
-        r"""Compute the exact answer to a unit impulse at time 0, :math:`K(t) = C e^{tA} B`.
+        """Compute the exact answer to a unit impulse at time 0, :math:`K(t) = C e^{tA} B`.
 
-        Parameters
-        ----------
-        t : array_like, (times,)
-            Times of at least 0.
-
-        Returns
-        -------
-        ndarray, (times,) + shape of D
-            With several inputs, one column for an impulse in each.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If ``t`` is no list of finite real times of at least 0.
-
-        Notes
-        -----
-        D's part, an impulse of size D at t = 0, is not a number and is left out. Chapter 2.
+        ``t`` is a list of times of at least 0; the answer is (times,) + shape of D, with one column
+        for an impulse in each of several inputs. D's part, an impulse of size D at t = 0, is not a
+        number and is left out.
 
         Examples
         --------
@@ -164,25 +134,9 @@ class StateSpace(System):
 
         .. math:: s(t) = C \int_0^t e^{\tau A} \, \mathrm{d}\tau \, B + D
 
-        Parameters
-        ----------
-        t : array_like, (times,)
-            Times of at least 0.
-
-        Returns
-        -------
-        ndarray, (times,) + shape of D
-            With several inputs, one column for a step in each.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If ``t`` is no list of finite real times of at least 0.
-
-        Notes
-        -----
-        The integral is zero-order hold's :math:`\bar B` for a step of size t, so that a singular A
-        is no exception. The limit :math:`-C A^{-1} B + D` exists only for a stable A. Chapter 2.
+        Times and shape are those of :meth:`impulse_response`. The integral is zero-order hold's
+        :math:`\bar B` for a step of size t, so that a singular A is no exception. The limit
+        :math:`-C A^{-1} B + D` exists only for a stable A.
 
         Examples
         --------
@@ -196,28 +150,10 @@ class StateSpace(System):
         return _matrix.read(self.C, h, per_input=self.B.ndim == 2) + self.D
 
     def free_response(self, t: ArrayLike, h0: ArrayLike) -> Outputs:
-        r"""Compute the exact output without any input, :math:`y(t) = C e^{tA} h(0)`.
+        """Compute the exact output without any input, :math:`y(t) = C e^{tA} h(0)`.
 
-        Parameters
-        ----------
-        t : array_like, (times,)
-            Times of at least 0.
-        h0 : array_like, (state,)
-            The state at time 0.
-
-        Returns
-        -------
-        ndarray, (times,) or (times, outputs)
-
-        Raises
-        ------
-        TypeError, ValueError
-            If ``t`` is no list of finite real times of at least 0, or ``h0`` does not fit.
-
-        Notes
-        -----
-        Stable is not the same as shrinking: with A = [[-1, 100], [0, -2]] the state first grows
-        25-fold. Chapter 2.
+        ``t`` is a list of times of at least 0, ``h0``, (state,), the state at time 0. Stable is not
+        the same as shrinking: with A = [[-1, 100], [0, -2]] the state first grows 25-fold.
 
         Examples
         --------
@@ -251,15 +187,6 @@ class StateSpace(System):
         h : ndarray, (length, state)
             The state at times :math:`\Delta, 2\Delta, \dots`
 
-        Raises
-        ------
-        TypeError, ValueError
-            If an argument does not fit; see :meth:`discretize` and :func:`ssmlab.lti.recurrence`.
-
-        Notes
-        -----
-        Chapter 2.
-
         Examples
         --------
         >>> y, h = StateSpace(A=[-1], B=[1], C=[1]).simulate([1, 1, 1, 1], dt=0.1)
@@ -290,25 +217,11 @@ class StateSpace(System):
         return bool((self.eigenvalues().real < 0).all())
 
     def transfer_function(self, s: ArrayLike) -> Inexact[ndarray, "..."]:
-        r"""Evaluate :math:`G(s) = C (sI - A)^{-1} B + D`, the factor of the input :math:`e^{st}`.
+        """Evaluate :math:`G(s) = C (sI - A)^{-1} B + D`, the factor of the input :math:`e^{st}`.
 
-        Parameters
-        ----------
-        s : array_like, any shape
-            Points of the complex plane.
-
-        Returns
-        -------
-        ndarray, shape of s + shape of D
-
-        Raises
-        ------
-        TypeError, ValueError
-            If ``s`` is not finite or an eigenvalue of A.
-
-        Notes
-        -----
-        On the imaginary axis it is the frequency response, if the system is stable. Chapter 4.
+        ``s`` is any array of points of the complex plane that are no eigenvalues of A; the result
+        has the shape of s, then that of D. On the imaginary axis it is the frequency response, if
+        the system is stable. Chapter 4.
 
         Examples
         --------
@@ -320,27 +233,12 @@ class StateSpace(System):
         return _matrix.transfer("s", s, self.A, B, self.C, self.D)
 
     def transform(self, T: ArrayLike) -> StateSpace:
-        r"""Change the basis of the state: the new state is :math:`T^{-1} h`, the map is the same.
+        r"""Change the basis of the state, a similarity transform: the map stays the same.
 
-        .. math:: A \to T^{-1} A T, \qquad B \to T^{-1} B, \qquad C \to C T, \qquad D \to D
+        .. math:: h \to T^{-1} h, \qquad A \to T^{-1} A T, \qquad B \to T^{-1} B, \qquad C \to C T,
+                  \qquad D \to D
 
-        Parameters
-        ----------
-        T : array_like, (state, state)
-            Invertible; its columns are the new basis. The new A is dense.
-
-        Returns
-        -------
-        StateSpace
-
-        Raises
-        ------
-        TypeError, ValueError
-            If ``T`` is not finite, has another shape, or is singular to working precision.
-
-        Notes
-        -----
-        Chapter 2.
+        ``T``, (state, state), is invertible; its columns are the new basis. The new A is dense.
 
         Examples
         --------
@@ -380,20 +278,7 @@ class StateSpace(System):
     def from_scipy(cls, system: scipy.signal.lti) -> StateSpace:
         """Convert a continuous system of :mod:`scipy.signal`, in any of its forms.
 
-        Parameters
-        ----------
-        system : scipy.signal.lti
-            A StateSpace, TransferFunction or ZerosPolesGain.
-
-        Returns
-        -------
-        StateSpace
-            With two axes in every matrix, as in scipy: one input means x of shape (length, 1).
-
-        Raises
-        ------
-        TypeError
-            If ``system`` is no continuous scipy system.
+        Every matrix has two axes, as in scipy: one input means x of shape (length, 1).
 
         Examples
         --------

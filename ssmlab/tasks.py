@@ -1,12 +1,13 @@
-r"""Data that every machine can make: three synthetic tasks, and text to read byte by byte.
+"""Data that every machine can make: three synthetic tasks, and text to read byte by byte.
 
 - ``selective_copying``: repeat a few symbols that stand at random places among blanks;
 - ``induction_heads``: recall the symbol that followed a trigger, long ago;
 - ``latest_value``: recall what was last written under each key;
 - ``python_source``: the source of Python's standard library, and ``windows`` of it.
 
-All draw from the seed that they are given, and return tokens with the targets of their last steps.
-Chapters 10, 11 and 14.
+A task takes ``batch``, the number of sequences, ``length``, the tokens in each, and a ``seed``, an
+int or a NumPy Generator, which draws one batch after another. It returns a ``Batch``: int64
+``tokens``, (batch, length), and the ``targets`` of their last steps. Chapters 10, 11 and 14.
 """
 
 from __future__ import annotations
@@ -59,28 +60,12 @@ def selective_copying(
 
     Parameters
     ----------
-    batch : int
-        Number of sequences.
-    length : int
-        Tokens in a sequence, markers included.
     memorise : int
         Number of symbols to repeat.
     vocabulary : int
         Number of different tokens, at least 4: who guesses is right once in vocabulary - 2 times.
     gap : int
         At least so many blanks stand before the first marker.
-    seed : int or numpy Generator
-        Give a Generator to draw one batch after another.
-
-    Returns
-    -------
-    Batch
-        tokens (batch, length) and targets (batch, memorise), both int64.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If a size is no whole number, too small, or the sequence too short to hold everything.
 
     Notes
     -----
@@ -128,26 +113,10 @@ def induction_heads(
 
     Parameters
     ----------
-    batch : int
-        Number of sequences.
-    length : int
-        Tokens in a sequence, both triggers included.
     vocabulary : int
         Number of different tokens, at least 3: who guesses is right once in vocabulary - 1 times.
     gap : int
         At least so many tokens stand between the answer and the second trigger.
-    seed : int or numpy Generator
-        Give a Generator to draw one batch after another.
-
-    Returns
-    -------
-    Batch
-        tokens (batch, length) and targets (batch, 1), both int64.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If a size is no whole number, too small, or the sequence too short to hold everything.
 
     Notes
     -----
@@ -193,26 +162,10 @@ def latest_value(
 
     Parameters
     ----------
-    batch : int
-        Number of sequences.
-    length : int
-        Tokens in a sequence, questions included.
     keys, values : int
         Number of keys; number of values: who guesses is right once in ``values`` times.
     writes : int
         Number of pairs, at least ``keys``: each key is written writes / keys times on average.
-    seed : int or numpy Generator
-        Give a Generator to draw one batch after another.
-
-    Returns
-    -------
-    Batch
-        tokens (batch, length) and targets (batch, keys), both int64.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If a size is no whole number, too small, or the sequence too short to hold everything.
 
     Notes
     -----
@@ -273,8 +226,6 @@ def python_source(
 
     Raises
     ------
-    ValueError
-        If ``split`` is unknown.
     FileNotFoundError
         If there is no source in the folder, as where Python comes as one packed file.
 
@@ -304,26 +255,9 @@ def python_source(
 
 
 def windows(text: Integer[ndarray, "n"], batch: int, length: int, *, seed: Seed = 0) -> Batch:
-    """Cut random windows out of a text; the target of each token is the next one.
+    """Cut random windows out of a text, (n,); the target of each token is the next one.
 
-    Parameters
-    ----------
-    text : ndarray, (n,)
-        Tokens, such as those of ``python_source``.
-    batch, length : int
-        Number of windows; tokens in each.
-    seed : int or numpy Generator
-        Give a Generator to draw one batch after another.
-
-    Returns
-    -------
-    Batch
-        tokens and targets, both (batch, length) and int64.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the text is no row of whole numbers or shorter than length + 1, or a size is wrong.
+    So ``targets`` are (batch, length) too. The text may be that of :func:`python_source`.
 
     Examples
     --------

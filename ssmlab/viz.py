@@ -80,6 +80,8 @@ STYLE: Any = {
 def use_style() -> None:
     """Set the style of the book; a notebook then shows its figures sharp, whole and light.
 
+    Examples
+    --------
     >>> use_style()
     >>> plt.rcParams["lines.linewidth"]
     1.8
@@ -157,20 +159,14 @@ def _shorten(path: re.Match[str]) -> str:
 
 
 def render(draw: Draw, params: Mapping[str, Any], encode: Callable[[Figure], Encoded]) -> Encoded:
-    """Draw one figure, encode it (`to_svg` or `to_png`), and close all that was opened for it.
-
-    Raises
-    ------
-    TypeError
-        `draw` returns something else than a matplotlib Figure.
-    """
+    """Draw one figure, encode it (``to_svg``, ``to_png``), and close all that was opened for it."""
     open_before = plt.get_fignums()
     try:
         figure = draw(**params)
         if not isinstance(figure, Figure):
             raise TypeError(
-                f"draw must return a matplotlib Figure, got {type(figure).__name__}; "
-                "end it with `return figure`"
+                f"draw must return a matplotlib Figure; got {type(figure).__name__}: "
+                "end it with return figure"
             )
         return encode(figure)
     finally:
@@ -179,10 +175,12 @@ def render(draw: Draw, params: Mapping[str, Any], encode: Callable[[Figure], Enc
 
 
 def label_line(line: Line2D, text: str | None = None, *, at: float | None = None) -> Annotation:
-    """Write a line's name in its colour: beside its last point, or above it at the abscissa `at`.
+    """Write a line's name in its colour: beside its last point, or above it at the abscissa ``at``.
 
-    `text` defaults to the line's label. A name beside the line is read sooner than a legend.
+    ``text`` defaults to the line's label. A name beside the line is read sooner than a legend.
 
+    Examples
+    --------
     >>> figure, ax = plt.subplots()
     >>> (line,) = ax.plot([0, 1, 2], [0, 1, 4], label="square")
     >>> label_line(line).get_text()
@@ -208,7 +206,7 @@ def label_line(line: Line2D, text: str | None = None, *, at: float | None = None
 
 
 def note(ax: Axes, text: str, at: tuple[float, float], to: tuple[float, float]) -> Annotation:
-    """Write `text` at the point `to`, with an arrow to the point `at` that it speaks of."""
+    """Write ``text`` at the point ``to``, with an arrow to the point ``at`` that it speaks of."""
     return ax.annotate(text, at, to, arrowprops={"arrowstyle": "->", "color": INK})
 
 
@@ -224,19 +222,14 @@ def matrix(ax: Axes, M: ArrayLike, *, label: str = "", colorbar: bool = True) ->
     """Draw a real matrix (rows, columns) as a map with M[0, 0] at the top left.
 
     With a negative entry the map goes from blue through grey, which is zero, to vermilion; without
-    one it is cividis from zero up. `label` names the colour bar.
-
-    Raises
-    ------
-    ValueError
-        M is not a matrix, is empty or complex, or has an entry that is not finite.
+    one it is cividis from zero up. ``label`` names the colour bar.
     """
     M = np.asarray(M)
     if M.ndim != 2 or M.size == 0 or np.iscomplexobj(M) or not np.isfinite(M).all():
         finite = "" if np.isfinite(M).all() else " with entries that are not finite"
         raise ValueError(
-            f"M must be a real finite matrix (rows, columns), got {M.dtype} of shape {M.shape}"
-            f"{finite}; draw a complex one as two, its real and its imaginary part"
+            f"M must be a real finite matrix (rows, columns); got {M.dtype} of shape {M.shape}"
+            f"{finite}: draw a complex one as two, its real and its imaginary part"
         )
     top = float(np.abs(M).max()) or 1.0
     signed = bool((M < 0).any())
@@ -256,10 +249,10 @@ def matrix(ax: Axes, M: ArrayLike, *, label: str = "", colorbar: bool = True) ->
 
 
 def complex_plane(ax: Axes, poles: ArrayLike = (), *, discrete: bool = False) -> None:
-    """Draw the complex plane with its stable part shaded, and `poles` as crosses.
+    """Draw the complex plane with its stable part shaded, and ``poles`` as crosses.
 
     Stable is ``Re s < 0`` for h' = A h + B x, and ``|z| < 1`` for h_k = A_bar h_{k-1} + B_bar x_k
-    (`discrete=True`).
+    (``discrete=True``).
     """
     poles = np.ravel(np.asarray(poles, dtype=complex))
     reach = 1.3 * float(np.abs([poles.real, poles.imag]).max(initial=1.0))
@@ -277,8 +270,10 @@ def complex_plane(ax: Axes, poles: ArrayLike = (), *, discrete: bool = False) ->
 def block_diagram(*, discrete: bool = False) -> Figure:
     """Draw the two equations as a circuit: h' = A h + B x and y = C h + D x.
 
-    With `discrete=True` the first is h_k = A_bar h_{k-1} + B_bar x_k.
+    With ``discrete=True`` the first is h_k = A_bar h_{k-1} + B_bar x_k.
 
+    Examples
+    --------
     >>> plt.close(block_diagram(discrete=True))
     """
     bar, k = (r"\bar ", "_k") if discrete else ("", "(t)")

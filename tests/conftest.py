@@ -7,22 +7,28 @@ from collections.abc import Callable
 
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported: its kernels run on the CPU
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: threads only slow small matrices
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # threads only slow small matrices
 
 import hypothesis
 import jaxtyping
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
+
+import ssm_classroom  # noqa: F401  # before nbformat, whose schemas else take seconds to load
+
+threadpool_limits(1, user_api="blas")  # for a NumPy that a plugin (nbval) has imported before us
 
 hypothesis.settings.register_profile(
     "repeatable", derandomize=True, deadline=None, database=None, max_examples=60
 )
 hypothesis.settings.load_profile("repeatable")
 
-# From here on, importing ssmlab wraps each function so that its annotations are checked. The
+# From here on, importing these wraps each function so that its annotations are checked. The
 # numeric tower lets an int stand where a float is asked for, as type checkers do.
 jaxtyping.install_import_hook(
-    "ssmlab", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+    ["ssmlab", "ssm_classroom"],
+    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )
 
 

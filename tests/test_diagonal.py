@@ -10,7 +10,7 @@ import scipy.special
 from numpy.testing import assert_allclose, assert_array_equal
 
 from ssmlab import diagonal, s4
-from ssmlab.diagonal import INITIALISATIONS, RULES
+from ssmlab.diagonal import INITIALISATIONS, METHODS
 
 LENGTHS = [1, 2, 3, 64, 100, 1001]
 every_initialisation = pytest.mark.parametrize("name", INITIALISATIONS)
@@ -20,7 +20,7 @@ A_OF_SIX = {
     "lin": [-0.5, -0.5 + np.pi * 1j, -0.5 + 2 * np.pi * 1j],
     "inv": [-0.5 + 30j / np.pi, -0.5 + 6j / np.pi, -0.5 + 1.2j / np.pi],
     "real": [-1, -2, -3],
-    "legs": s4.nplr(6)[0],  # which test_s4 compares with LegS itself
+    "legs": s4.dplr(6)[0],  # which test_s4 compares with LegS itself
 }
 
 
@@ -57,7 +57,7 @@ def assert_close(K: np.ndarray, truth: np.ndarray, tolerance: float) -> None:
 def test_initialisation_is_as_published(name):
     A, B = INITIALISATIONS[name](6)
     assert_allclose(A, A_OF_SIX[name])
-    assert_allclose(B, s4.nplr(6)[2] / 2 if name == "legs" else 1)
+    assert_allclose(B, s4.dplr(6)[2] / 2 if name == "legs" else 1)
 
 
 @every_initialisation
@@ -80,7 +80,7 @@ def test_half_of_b_makes_the_response_tend_to_that_of_legs():
     errors = []
     for N in (16, 64, 256):
         A, B = diagonal.legs(N)
-        C = s4.nplr(N)[3][0]
+        C = s4.dplr(N)[3][0]
         step = 2 * (np.expm1(np.outer(t, A)) @ (C * B / A)).real
         errors.append(np.sqrt(np.mean((step - 1 + np.exp(-t)) ** 2)))
     assert errors[0] > 1.9 * errors[1] > 3.6 * errors[2]
@@ -90,7 +90,7 @@ def test_half_of_b_makes_the_response_tend_to_that_of_legs():
 
 
 @every_initialisation
-@pytest.mark.parametrize("method", RULES)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("N", [2, 64])
 def test_kernel_against_powers_in_long_double(name, method, length, N):
@@ -193,9 +193,10 @@ GOOD = {"A": A, "B": B, "C": random_output(2, 3), "dt": [0.1, 0.2], "length": 4}
         ({"C": 1.0}, ValueError, r"must have shapes .* \(\)"),
         ({"C": np.ones((1, 2, 3))}, ValueError, "must have shapes"),
         ({"A": [np.inf, 0, 0]}, ValueError, "A must be finite; got inf at index"),
-        ({"dt": [0.1, 0.0]}, ValueError, "dt must be positive, one number or one for each channel"),
-        ({"dt": -1}, ValueError, "dt must be positive"),
-        ({"dt": [[0.1, 0.2]]}, ValueError, "dt must be positive, one number or one for each"),
+        ({"dt": [0.1, 0.0]}, ValueError, "dt must be positive; got 0.0: pass the time"),
+        ({"dt": -1}, ValueError, "dt must be positive; got -1.0"),
+        ({"dt": [[0.1, 0.2]]}, ValueError, r"dt must be one real number or one .*\(1, 2\): pass"),
+        ({"dt": 0.1j}, ValueError, "dt must be one real number or one .* got complex128"),
         ({"length": 0}, ValueError, "length must be at least 1; got 0"),
         ({"method": "foh"}, ValueError, "method must be one of 'zoh', 'bilinear'; got 'foh'"),
     ],

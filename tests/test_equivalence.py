@@ -20,9 +20,9 @@ from scipy.special import expit
 
 from ssmlab import DiscreteStateSpace, diagonal, family, lti, nn, ops, s4, selective_scan
 from ssmlab.nn import attention, rwkv
-from ssmlab.nn.layers import StateSpaceLayer
+from ssmlab.nn.layer import Layer
 from ssmlab.nn.mamba import BlockState
-from ssmlab.nn.sequence import SequenceLayer
+from ssmlab.nn.state_space import StateSpaceLayer
 
 torch.set_num_threads(1)
 LENGTHS = (1, 2, 7, 64, 1001)
@@ -264,7 +264,7 @@ def token_coefficients(name: str) -> Tokens:
 
 def member_state(member: family.Member, h0: np.ndarray | None) -> Any:
     """Read the state of a member out of an array."""
-    if h0 is None or isinstance(member, family.Memory):
+    if h0 is None or isinstance(member, family.MatrixState):
         return h0
     if isinstance(member, family.RWKV4):
         return type(member.initial_state(3))(h0[0], np.abs(h0[1]) + 0.1, 3 * h0[2])
@@ -370,13 +370,13 @@ def lru(form: str) -> Way:
     return lambda model, x, h0: getattr(model, form)(x, h0)[0]
 
 
-def layer_forward(layer: SequenceLayer, x: np.ndarray, h0: np.ndarray | None) -> np.ndarray:
+def layer_forward(layer: Layer, x: np.ndarray, h0: np.ndarray | None) -> np.ndarray:
     state = None if h0 is None else layer_state(layer, h0)
     return layer(torch.tensor(x)[None], state)[0].detach().numpy()
 
 
 @torch.no_grad()
-def layer_steps(layer: SequenceLayer, x: np.ndarray, h0: np.ndarray | None) -> np.ndarray:
+def layer_steps(layer: Layer, x: np.ndarray, h0: np.ndarray | None) -> np.ndarray:
     state = layer.initial_state(1) if h0 is None else layer_state(layer, h0)
     outputs = []
     for x_t in torch.tensor(x):
@@ -385,7 +385,7 @@ def layer_steps(layer: SequenceLayer, x: np.ndarray, h0: np.ndarray | None) -> n
     return torch.stack(outputs).numpy()
 
 
-def layer_state(layer: SequenceLayer, h0: np.ndarray) -> Any:
+def layer_state(layer: Layer, h0: np.ndarray) -> Any:
     """Read the state of a layer out of an array."""
     state = torch.tensor(h0)[None]
     if isinstance(layer, nn.RWKV):
@@ -396,7 +396,7 @@ def layer_state(layer: SequenceLayer, h0: np.ndarray) -> Any:
     return state
 
 
-def in_double(layer: SequenceLayer) -> dict[str, np.ndarray]:
+def in_double(layer: Layer) -> dict[str, np.ndarray]:
     return {name: p.detach().double().numpy() for name, p in layer.named_parameters()}
 
 
@@ -446,7 +446,7 @@ def attention_in_numpy(layer: nn.Attention, x: np.ndarray, h0: np.ndarray | None
     return np.moveaxis(y, 0, 1).reshape(len(x), -1) @ p["out_proj.weight"].T
 
 
-def memory_in_numpy(layer: nn.Memory, x: np.ndarray, h0: np.ndarray | None) -> np.ndarray:
+def memory_in_numpy(layer: nn.LinearAttention, x: np.ndarray, h0: np.ndarray | None) -> np.ndarray:
     p, heads = in_double(layer), layer.heads
     q, k, v, g = (x @ p["in_proj.weight"].T).reshape(len(x), 4, heads, -1).transpose(1, 2, 0, 3)
     q, k = (z / np.linalg.norm(z, axis=-1, keepdims=True) for z in (q, k))
@@ -460,14 +460,12 @@ def memory_in_numpy(layer: nn.Memory, x: np.ndarray, h0: np.ndarray | None) -> n
     return np.moveaxis(y, 0, 1).reshape(len(x), -1) @ p["out_proj.weight"].T
 
 
-def gated_delta_memory() -> nn.Memory:
-    return nn.Memory(8, 2, decay="gated", delta=True, chunk=16)
+def gated_delta_memory() -> nn.LinearAttention:
+    return nn.LinearAttention(8, 2, decay="gated", delta=True, chunk=16)
 
 
-def layer(
-    name: str, make: Callable[[], SequenceLayer], dtype: str, reference: Way, *state: int
-) -> Case:
-    def build(_: Callable) -> SequenceLayer:
+def layer(name: str, make: Callable[[], Layer], dtype: str, reference: Way, *state: int) -> Case:
+    def build(_: Callable) -> Layer:
         torch.manual_seed(0)
         return make().to(getattr(torch, dtype))
 

@@ -262,7 +262,7 @@ def test_a_value_is_found_by_how_it_reads(step, count, data):
 def test_a_frame_off_the_grid_is_no_frame(modes):
     with pytest.raises(ValueError, match="size must be one of 2, 3, 4; got 7"):
         modes.frame(size=7)
-    with pytest.raises(ValueError, match=r"params must name axes of \['size', 'method'\], got"):
+    with pytest.raises(ValueError, match=r"params must name axes of \['size', 'method'\]; got"):
         modes.frame(colour="red")
 
 
@@ -325,16 +325,20 @@ def test_without_ipywidgets_there_is_still_the_page(modes, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "error", "sentence"),
     [
-        ({"size": []}, ValueError, "size must have at least one value, got none"),
-        ({"size": 3}, TypeError, r"size must be a sequence of values, got 3; write \[3\]"),
+        ({"size": []}, ValueError, "size must have at least one value; got none: give one"),
+        ({"size": 3}, TypeError, r"size must be a sequence of values; got 3: write \[3\]"),
         ({"method": "zoh"}, TypeError, r"method must be a sequence .* write \['zoh'\]"),
         ({"method": ["zoh", "zoh"]}, ValueError, "method must have values that differ"),
-        ({"size": [1.0, 1 + 1e-9]}, ValueError, "differ to six digits, got .'1', '1'"),
-        ({"size": range(31)}, ValueError, "at most 60 frames, got 31 x 2 = 62; give fewer"),
-        ({"start": {"size": 9}}, ValueError, "size must be one of 2, 3, 4; got 9"),
-        ({"start": {"width": 9}}, ValueError, "start must name axes of .*, got 'width'"),
-        ({"labels": {"width": "w"}}, ValueError, "labels must name axes of .*, got 'width'"),
-        ({"alt": ""}, ValueError, "alt must say in words what the figure shows, got ''"),
+        ({"size": [1.0, 1 + 1e-9]}, ValueError, "differ to six digits; got .'1', '1'"),
+        ({"size": range(31)}, ValueError, "at most 60 frames; got 31 x 2 = 62: give fewer"),
+        ({"start": {"size": 9}}, ValueError, "size must be one of 2, 3, 4; got 9: pick one"),
+        ({"start": {"width": 9}}, ValueError, "start must name axes of .*; got 'width': rename"),
+        (
+            {"labels": {"width": "w"}},
+            ValueError,
+            "labels must name axes of .*; got 'width': rename",
+        ),
+        ({"alt": ""}, ValueError, "alt must say in words what the figure shows; got '': write"),
         ({"alt": " \n"}, ValueError, "alt must say in words what the figure shows"),
         ({"width": [1]}, TypeError, "draw must take the parameters .* unexpected .*'width'"),
     ],
@@ -346,11 +350,13 @@ def test_bad_input_is_named_before_anything_is_drawn(monkeypatch, changes, error
 
 
 def test_other_bad_input():
-    with pytest.raises(ValueError, match="explore needs an axis, got none; give one, such as"):
+    with pytest.raises(ValueError, match="explore needs an axis; got none: give one, such as"):
         explore(plt.figure, alt="nothing")
     with pytest.raises(TypeError, match=r"draw must take the parameters .*missing .*'method'"):
         explore(draw_modes, alt="nothing", size=[1])
-    with pytest.raises(ValueError, match="alt must say in words what the figure shows, got ''"):
+    with pytest.raises(
+        ValueError, match="alt must say in words what the figure shows; got '': write"
+    ):
         make(alt=lambda size, method: "")
 
 
@@ -358,7 +364,7 @@ def test_a_draw_that_returns_no_figure_is_named():
     def draw(x):
         plt.subplots()
 
-    with pytest.raises(TypeError, match="draw must return a matplotlib Figure, got NoneType"):
+    with pytest.raises(TypeError, match="draw must return a matplotlib Figure; got NoneType"):
         explore(draw, alt="nothing", x=[1])
 
 

@@ -35,10 +35,10 @@ MEMBERS = {
     "gated_deltanet": lambda q, k, rng: family.gated_deltanet(
         q, unit(k), gate(rng, *q.shape[:-1]), gate(rng, *q.shape[:-1])
     ),
-    "gated delta rule with a decay for each key": lambda q, k, rng: family.Memory(
+    "gated delta rule with a decay for each key": lambda q, k, rng: family.MatrixState(
         q, unit(k), gate(rng, *q.shape), beta=gate(rng, *q.shape[:-1])
     ),
-    "delta rule read before the write": lambda q, k, rng: family.Memory(
+    "delta rule read before the write": lambda q, k, rng: family.MatrixState(
         q, unit(k), gate(rng, *q.shape), beta=gate(rng, *q.shape[:-1]), bonus=rng.normal(size=4)
     ),
     "RWKV4": lambda q, k, rng: family.RWKV4(k, gate(rng, 4), rng.normal(size=4)),
@@ -103,11 +103,11 @@ def test_mixing_matrix_is_the_map_and_causal(name):
 @each_member
 def test_leading_axes_are_independent(name):
     model, v = make(name, 6, (2, 3))
-    if isinstance(model, family.Memory):
+    if isinstance(model, family.MatrixState):
         parts = [array[1, 2] for array in (model.q, model.k, model.decay)]
         beta = None if model.beta is None else model.beta[1, 2]
         bonus = None if model.bonus is None else model.bonus[1, 2]
-        alone = family.Memory(*parts, beta=beta, bonus=bonus)
+        alone = family.MatrixState(*parts, beta=beta, bonus=bonus)
     elif name == "RWKV4":
         alone = family.RWKV4(model.k[1, 2], model.w, model.u)
     else:

@@ -96,6 +96,7 @@ def test_every_step_is_linear(seed, N, method):
     assert_allclose(both, apart, atol=1e-12 * (1 + np.abs(apart).max()))
 
 
+@pytest.mark.usefixtures("unchecked")  # for speed: thousands of steps
 def test_only_the_exact_step_ignores_the_sampling_rate():
     """Every sample repeated ten times: the same function of time, the same coefficients."""
     x = np.random.default_rng(0).normal(size=60)
@@ -105,6 +106,7 @@ def test_only_the_exact_step_ignores_the_sampling_rate():
         assert least <= np.abs(ten_times - once).max() <= most
 
 
+@pytest.mark.usefixtures("unchecked")  # for speed: thousands of steps
 def test_accuracy_of_the_steps_on_a_smooth_signal():
     """1000 samples, 64 coefficients, 1.5 and 4 cycles: exact 6e-5, bilinear 1e-2, backward 3e-2."""
     r = (np.arange(1000) + 0.5) / 1000
@@ -119,6 +121,7 @@ def test_accuracy_of_the_steps_on_a_smooth_signal():
     assert 2e-2 < error("backward_euler") < 5e-2
 
 
+@pytest.mark.usefixtures("unchecked")  # for speed: thousands of steps
 def test_euler_leaves_the_earth_and_comes_back():
     """64 coefficients of the constant 1 pass 1e45 at step 45, and are right again at step 2000."""
     history = legs_online(np.ones(2000), 64, "euler")

@@ -6,6 +6,8 @@ import ast
 import importlib.util
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import jaxtyping
 import numpy as np
@@ -83,3 +85,36 @@ def test_annotations_are_checked_in_the_tests():
         _matrix.times(np.ones((2, 2)), np.ones(3))
     with pytest.raises(jaxtyping.TypeCheckError, match="solve"):
         _matrix.solve(np.ones((2, 2)), np.ones(2, dtype=int))
+
+
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+#: Functions that define another all the same, and how often they are called.
+ONCE = {
+    ("_renamed.py", "old_names"): "for a module",
+    ("explore.py", "_widgets"): "for a set of sliders",
+    ("family/lru.py", "ring"): "for the parameters of a layer",
+    ("nn/training.py", "fit_language_model"): "for a training",
+    ("bench/roofline.py", "_cpu_kernel"): "for a process: cached",
+    ("ops/scan/numba_kernel.py", "_add_of"): "for a type: by numba, when it compiles",
+    ("viz.py", "block_diagram"): "for a picture",
+}
+
+
+def define_others(folder: Path) -> Iterator[tuple[str, str]]:
+    """List the functions that define a function inside, with their files."""
+    for path in folder.rglob("*.py"):
+        for outer in ast.walk(ast.parse(path.read_text("utf8"))):
+            inside = (node for node in ast.walk(outer) if node is not outer)
+            if isinstance(outer, FUNCTIONS) and any(isinstance(n, FUNCTIONS) for n in inside):
+                yield path.relative_to(folder).as_posix(), outer.name
+
+
+def test_no_function_is_defined_per_step():
+    """Shape checks would be compiled anew at each call: ten times slower tests, seen once."""
+    assert set(define_others(Path(ssmlab.__file__).parent)) <= set(ONCE)
+
+
+def test_a_function_that_is_defined_per_step_is_found(tmp_path):
+    text = "class Layer:\n    async def step(self):\n        def gate():\n            pass\n"
+    Path(tmp_path, "layer.py").write_text(text, "utf8")
+    assert list(define_others(tmp_path)) == [("layer.py", "step")]

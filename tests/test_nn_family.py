@@ -2,135 +2,16 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from layer_cases import TOLERANCE, make, noise
 from torch.testing import assert_close
 from transformers.models.rwkv import modeling_rwkv
 
 from ssmlab import family, nn
-from ssmlab.nn import rwkv, sequence
-
-torch.set_num_threads(1)
-
-LAYERS = {
-    "LRU": lambda: nn.LRU(8, 6),
-    "RetNet": lambda: nn.RetNet(8, heads=2, chunk=5),
-    "RWKV": lambda: nn.RWKV(8),
-    "Attention": lambda: nn.Attention(8, heads=2),
-}
-each_layer = pytest.mark.parametrize("name", LAYERS)
-TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}
-DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
-
-
-def make(name, dtype=torch.float64, seed=0):
-    torch.manual_seed(seed)
-    return LAYERS[name]().to(dtype)
-
-
-def noise(*shape, dtype=torch.float64, seed=1):
-    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
-
-
-@torch.no_grad()
-def run_by_steps(layer, x, state):
-    outputs = []
-    for x_t in x.unbind(1):
-        y_t, state = layer.step(x_t, state)
-        outputs.append(y_t)
-    return torch.stack(outputs, 1), state
-
-
-def tensors(state):
-    """List the tensors of a state."""
-    return [state] if isinstance(state, torch.Tensor) else [t for s in state for t in tensors(s)]
-
-
-# --- one map -------------------------------------------------------------------------------------
-
-
-@each_layer
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("length", [1, 2, 9, 37])
-@pytest.mark.parametrize("device", DEVICES)
-def test_step_is_forward(name, dtype, length, device):
-    layer = make(name, dtype).to(device)
-    x = noise(2, length, 8, dtype=dtype).to(device)
-    _, warm = layer(noise(2, 6, 8, dtype=dtype, seed=2).to(device), return_state=True)
-    for start in (layer.initial_state(2), warm):
-        y, end = run_by_steps(layer, x, start)
-        other, other_end = layer(x, start, return_state=True)
-        assert other.dtype == dtype
-        assert_close(other, y, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
-        for a, b in zip(tensors(other_end), tensors(end), strict=True):
-            assert_close(a, b, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
-    assert_close(layer(x), layer(x, layer.initial_state(2)), rtol=0, atol=0)
-
-
-@each_layer
-@settings(max_examples=10)
-@given(cut=st.integers(1, 12), seed=st.integers(0, 2**31))
-def test_a_sequence_can_be_cut_anywhere(name, cut, seed):
-    """So the first part does not read the second."""
-    layer, x = make(name), noise(1, 13, 8, seed=seed)
-    first, state = layer(x[:, :cut], return_state=True)
-    second = layer(x[:, cut:], state)
-    assert_close(torch.cat([first, second], 1), layer(x), rtol=1e-10, atol=1e-12)
-
-
-@each_layer
-def test_gradients_of_every_parameter_and_of_the_state(name):
-    layer, x = make(name), noise(1, 7, 8)
-    _, warm = layer(noise(1, 3, 8, seed=3), return_state=True)
-    state = [t.detach().requires_grad_() for t in tensors(warm)]
-    rebuilt = {
-        "LRU": lambda s: s[0],
-        "RetNet": lambda s: s[0],
-        "RWKV": lambda s: rwkv.State(s[0], rwkv.Mean(s[1], s[2], warm.mean.maximum)),
-        "Attention": lambda s: type(warm)(*s),
-    }[name]
-    parameters = [p for p in layer.parameters()]
-
-    def loss(*inputs):
-        values = dict(zip((n for n, _ in layer.named_parameters()), inputs[1:], strict=False))
-        start = rebuilt(inputs[1 + len(parameters) :])
-        return torch.func.functional_call(layer, values, (inputs[0], start))
-
-    x = x.requires_grad_()
-    states = state if name != "RWKV" else state[:3]
-    torch.autograd.gradcheck(loss, (x, *parameters, *states), atol=1e-6, fast_mode=True)
-
-
-@each_layer
-def test_gradient_of_forward_is_that_of_the_steps(name):
-    layer, x = make(name), noise(2, 11, 8)
-    layer(x).square().sum().backward()
-    ours = [p.grad.clone() for p in layer.parameters()]
-    layer.zero_grad()
-    outputs, state = [], layer.initial_state(2)
-    for x_t in x.unbind(1):
-        y_t, state = layer.step(x_t, state)
-        outputs.append(y_t)
-    torch.stack(outputs, 1).square().sum().backward()
-    for a, p in zip(ours, layer.parameters(), strict=True):
-        assert_close(a, p.grad, rtol=1e-9, atol=1e-11)
-
-
-@each_layer
-def test_parameters_survive_a_file(name):
-    layer, x, file = make(name), noise(1, 5, 8), io.BytesIO()
-    torch.save(layer.state_dict(), file)
-    file.seek(0)
-    other = make(name, seed=9)
-    assert not torch.equal(other(x), layer(x))
-    other.load_state_dict(torch.load(file))
-    assert torch.equal(other(x), layer(x))
-
+from ssmlab.nn import rwkv
+from ssmlab.nn.layer import describe
 
 # --- against the family in NumPy -----------------------------------------------------------------
 
@@ -215,7 +96,7 @@ def test_rwkv_survives_keys_of_200_where_the_plain_sum_does_not(dtype):
     assert not torch.isfinite(plain).all()
 
 
-@pytest.mark.parametrize("name", ["LRU", "RetNet", "RWKV"])
+@pytest.mark.parametrize("name", ["LRU", "RetNet", "mixer rwkv"])
 def test_training_keeps_memory_linear_in_the_length(name):
     """What autograd saves for 1024 samples is at most 4.4 times that for 256."""
 
@@ -262,18 +143,6 @@ def test_lru_is_linear_and_time_invariant():
     assert_close(layer(late)[:, 4:], layer(x), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("mixer", ["lru", "retnet", "rwkv", "attention"])
-def test_a_language_model_swaps_its_mixer_by_name(mixer):
-    torch.manual_seed(0)
-    model = nn.LanguageModel(vocabulary=7, channels=16, layers=2, mixer=mixer).double()
-    tokens = torch.arange(9)[None] % 7
-    logits, state = model(tokens, return_state=True)
-    assert logits.shape == (1, 9, 7)
-    more = torch.tensor([[3, 1]])
-    longer = model(torch.cat([tokens, more], 1))[:, 9:]
-    assert_close(model(more, state), longer, rtol=1e-9, atol=1e-11)
-
-
 X = torch.ones(1, 5, 8)
 BAD = {
     "heads must be at least 1": lambda: nn.RetNet(8, heads=0),
@@ -282,9 +151,6 @@ BAD = {
     "channels must be a whole number": lambda: nn.RWKV(8.0),
     "chunk must be at least 1": lambda: nn.RetNet(8, chunk=0),
     "r_min and r_max must satisfy": lambda: nn.LRU(8, r_min=1.0),
-    "x must have shape": lambda: nn.RWKV(8)(X[0]),
-    "x must be torch.float32": lambda: nn.LRU(8)(X.double()),
-    "x_t must have shape": lambda: nn.LRU(8).step(X, None),
     r"state must be complex128 of shape \(1, 64\); got a str": lambda: nn.LRU(8)(X, "state"),
     r"state must be float32 of shape \(1, 4, 2, 2\)": lambda: nn.RetNet(8)(X, X),
     r"state must be State\(float32": lambda: nn.RWKV(8)(X, (X, X)),
@@ -305,4 +171,4 @@ def test_bad_arguments_say_what_is_wrong(message):
 def test_layers_say_their_sizes():
     assert str(make("RetNet")).startswith("RetNet(\n  channels=8, heads=2, chunk=5")
     assert "channels=8, state=6" in str(make("LRU"))
-    assert sequence.describe(X) == "float32 of shape (1, 5, 8)"
+    assert describe(X) == "float32 of shape (1, 5, 8)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -13,7 +14,6 @@ from ssmlab import nn
 torch.set_num_threads(1)
 
 every_mixer = pytest.mark.parametrize("mixer", sorted(nn.MIXERS))
-TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 
 
 def make(mixer: str = "mamba", dtype: torch.dtype = torch.float64, **options) -> nn.LanguageModel:
@@ -26,43 +26,49 @@ def some_tokens(batch: int, length: int) -> torch.Tensor:
 
 
 @every_mixer
-@pytest.mark.parametrize("dtype", TOLERANCE)
 @torch.no_grad()
-def test_step_is_forward_for_every_prompt_length(mixer, dtype):
-    model, tokens, state = make(mixer, dtype), some_tokens(3, 20), None
-    state = model.initial_state(3)
-    for k in range(20):
+def test_in_parallel_step_by_step_and_cut_anywhere(mixer):
+    model, tokens = make(mixer), some_tokens(2, 7)
+    logits, state = model(tokens), model.initial_state(2)
+    for k in range(7):
+        one, state = model.step(tokens[:, k], state)
+        assert_close(one, logits[:, k], rtol=0, atol=1e-12)
+        last, cut = model.prefill(tokens[:, : k + 1])
+        assert_close(last, logits[:, k], rtol=0, atol=1e-12)
+        if k < 6:
+            rest, end = model(tokens[:, k + 1 :], cut, return_state=True)
+            assert_close(rest, logits[:, k + 1 :], rtol=0, atol=1e-12)
+            assert len(end) == 2
+
+
+@torch.no_grad()
+def test_steps_in_single_precision():
+    model, tokens = make(dtype=torch.float32), some_tokens(2, 7)
+    state = model.initial_state(2)
+    for k in range(7):
         logits, state = model.step(tokens[:, k], state)
-        expected = model(tokens[:, : k + 1])
-        assert_close(logits, expected[:, -1], rtol=0, atol=TOLERANCE[dtype])
-        assert_close(model.prefill(tokens[:, : k + 1])[0], expected[:, -1])
+    assert_close(logits, model(tokens)[:, -1], rtol=0, atol=1e-5)
 
 
 @every_mixer
-@torch.no_grad()
-def test_split_anywhere(mixer):
-    model, tokens = make(mixer), some_tokens(2, 17)
-    logits = model(tokens)
-    for cut in range(1, 17):
-        first, state = model(tokens[:, :cut], return_state=True)
-        second = model(tokens[:, cut:], state)
-        assert_close(torch.cat([first, second], 1), logits, rtol=0, atol=1e-12)
-        _, state = model.prefill(tokens[:, :cut])
-        after, state = model.step(tokens[:, cut], state)
-        assert_close(after, logits[:, cut], rtol=0, atol=1e-12)
-
-
-@every_mixer
+@pytest.mark.usefixtures("unchecked")  # for speed
 def test_it_learns_to_repeat(mixer):
-    model = make(mixer, torch.float32)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=0.02)
-    tokens = torch.tensor([[1, 2, 3, 4] * 6])
-    for _ in range(150):
-        loss = torch.nn.functional.cross_entropy(model(tokens)[0, :-1], tokens[0, 1:])
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    assert loss < 0.3  # ln 4 = 1.39 without reading the token
+    model = make(mixer)
+    tokens = torch.tensor([[1, 2, 3, 4] * 3])
+    batches = itertools.repeat((tokens[:, :-1], tokens[:, 1:]))
+    losses = nn.fit_language_model(model, batches, steps=60, lr=0.05, warmup=5, progress=False)
+    assert losses[-1] < 0.3  # ln 4 = 1.39 without reading the token
+
+
+def test_a_mixer_may_be_a_function_and_the_registry_cannot_be_written():
+    torch.manual_seed(0)
+    model = nn.LanguageModel(
+        11, 8, 2, lambda channels, **options: nn.LRU(channels, **options), state=6
+    )
+    assert [block.mixer.state for block in model.layers] == [6, 6]
+    assert model(some_tokens(1, 5)).shape == (1, 5, 11)
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        nn.MIXERS["scan"] = nn.S6
 
 
 def test_the_head_is_the_embedding():

@@ -1,51 +1,20 @@
-"""Mamba's block: the equations written out, step = forward, initialisation, other layers inside."""
+"""Mamba's block and S6: the equations written out in NumPy, initialisation, last states."""
 
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
+from layer_cases import make, noise
 from scipy.special import expit
 from torch.testing import assert_close
 
 from ssmlab import nn, selective
-from ssmlab.nn.mamba import BlockState, causal_convolution
-
-torch.set_num_threads(1)
-
-LAYERS = {
-    "Mamba": lambda: nn.Mamba(4, 5, conv=3, dt_rank=2),
-    "Mamba, one tap": lambda: nn.Mamba(4, 5, conv=1, expand=1),
-    "S4D inside": lambda: nn.Gated(4, lambda inner: nn.S4D(inner, 8)),
-    "S4 inside": lambda: nn.Gated(4, lambda inner: nn.S4(inner, 8)),
-}
-every_layer = pytest.mark.parametrize("name", LAYERS)
-TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
-
-
-def make(name: str, dtype: torch.dtype = torch.float64):
-    torch.manual_seed(0)
-    return LAYERS[name]().to(dtype)
-
-
-def noise(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 1) -> torch.Tensor:
-    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
-
-
-def leaves(state) -> list[torch.Tensor]:
-    return [state] if isinstance(state, torch.Tensor) else [v for s in state for v in leaves(s)]
-
-
-@torch.no_grad()
-def run_by_steps(layer, x, state):
-    outputs = []
-    for x_t in x.unbind(1):
-        y_t, state = layer.step(x_t, state)
-        outputs.append(y_t)
-    return torch.stack(outputs, 1), state
-
+from ssmlab.nn.mamba import causal_convolution
+from ssmlab.nn.s6 import SELECTIVE
 
 # --- the equations -------------------------------------------------------------------------------
 
@@ -69,12 +38,43 @@ def written_out(layer: nn.Mamba, x: np.ndarray) -> np.ndarray:
     return (y[0] * silu(z)) @ p["out_proj.weight"].T
 
 
-@pytest.mark.parametrize("name", ["Mamba", "Mamba, one tap"])
+@pytest.mark.parametrize("name", ["mixer mamba", "Mamba, one tap"])
 @pytest.mark.parametrize("length", [1, 2, 33])
 def test_the_block_is_the_equations(name, length):
-    layer, x = make(name), noise(1, length, 4)
+    layer, x = make(name), noise(1, length, 8)
     expected = torch.tensor(written_out(layer, x[0].numpy()))
     assert_close(layer(x)[0].detach(), expected, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("chosen", [c for n in range(4) for c in combinations(SELECTIVE, n)])
+def test_s6_is_the_selective_scan_of_numpy(chosen):
+    torch.manual_seed(0)
+    layer = nn.S6(8, 5, selective=chosen, dt_rank=2).double()
+    x, h0 = noise(2, 13, 8), noise(2, 8, 5, seed=2)
+    y, h = layer(x, h0, return_state=True)
+    x, h0 = x.numpy(), h0.numpy()
+    p = {key: v.detach().numpy() for key, v in layer.named_parameters()}
+    B, C = (x @ p[f"{key}.weight"].T if key in layer.selective else p[key] for key in ("B", "C"))
+    W = p["dt.1.weight"] @ p["dt.0.weight"] if "dt" in layer.selective else np.zeros((8, 8))
+    dt = np.logaddexp(0, x @ W.T + p["dt_bias"])
+    expected = selective.selective_scan(x, dt, -np.exp(p["A_log"]), B, C, p["D"], h0=h0)
+    for ours, theirs in zip((y, h), expected, strict=True):
+        np.testing.assert_allclose(ours.detach(), theirs, rtol=1e-11, atol=1e-13)
+
+
+def test_s6_starts_as_mamba_does():
+    torch.manual_seed(0)
+    layer = nn.S6(512, 8, selective=["C"])
+    dt = torch.nn.functional.softplus(layer.dt_bias)
+    assert 0.001 <= dt.min() < 0.0011
+    assert 0.09 < dt.max() <= 0.1 + 1e-6
+    assert_close(layer.A_log.exp()[3], torch.arange(1.0, 9))
+    assert bool((layer.D == 1).all())
+    assert bool((layer.B == 1).all())
+    assert layer.C.weight.shape == (8, 512)
+    assert nn.S6(512).dt[0].weight.shape == (16, 512)
+    with pytest.raises(ValueError, match="selective must be one of 'dt', 'B', 'C'; got 'A'"):
+        nn.S6(8, selective=("A",))
 
 
 def test_the_convolution_is_torchs():
@@ -86,65 +86,8 @@ def test_the_convolution_is_torchs():
     assert past._base is None  # no view of the sequence: it would stay in memory
 
 
-# --- one map -------------------------------------------------------------------------------------
-
-
-@every_layer
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("length", [1, 2, 37])
-def test_step_is_forward(name, dtype, length):
-    layer, x = make(name, dtype), noise(3, length, 4, dtype=dtype)
-    with torch.no_grad():
-        y, state = layer(x, return_state=True)
-        assert_close(layer(x), y)
-    y_steps, state_steps = run_by_steps(layer, x, layer.initial_state(3))
-    scale = TOLERANCE[dtype]
-    assert_close(y_steps, y, rtol=scale, atol=scale)
-    for mine, other in zip(leaves(state_steps), leaves(state), strict=True):
-        assert_close(mine, other, rtol=scale, atol=scale)
-
-
-@every_layer
-@torch.no_grad()
-def test_split_anywhere(name):
-    layer, x = make(name), noise(2, 13, 4)
-    y = layer(x)
-    for cut in range(1, 13):
-        first, state = layer(x[:, :cut], return_state=True)
-        second, _ = layer(x[:, cut:], state, return_state=True)
-        assert_close(torch.cat([first, second], 1), y, rtol=1e-12, atol=1e-12)
-        rest, _ = run_by_steps(layer, x[:, cut:], state)
-        assert_close(rest, y[:, cut:], rtol=1e-12, atol=1e-12)
-
-
-@every_layer
-@torch.no_grad()
-def test_the_future_is_not_read(name):
-    layer, x = make(name), noise(1, 20, 4)
-    changed = x.clone()
-    changed[:, 12:] += 1
-    before, after = layer(x), layer(changed)
-    assert_close(after[:, :12], before[:, :12], rtol=1e-12, atol=1e-14)
-    assert (after[:, 12:] - before[:, 12:]).abs().min() > 0
-
-
-@every_layer
-def test_gradients(name):
-    layer, x = make(name), noise(1, 6, 4).requires_grad_()
-    state = layer.initial_state(1)
-
-    def run(x, *parameters):
-        y, last = torch.func.functional_call(
-            layer, dict(zip(names, parameters, strict=True)), (x, state), {"return_state": True}
-        )
-        return y, *(torch.view_as_real(v) if v.is_complex() else v for v in leaves(last))
-
-    names = [n for n, _ in layer.named_parameters()]
-    assert torch.autograd.gradcheck(run, (x, *layer.parameters()), fast_mode=True)
-
-
 def test_a_bfloat16_block_keeps_its_state_in_float32():
-    layer, x = make("Mamba", torch.bfloat16), noise(2, 9, 4, dtype=torch.bfloat16)
+    layer, x = make("mixer mamba", torch.bfloat16), noise(2, 9, 8, dtype=torch.bfloat16)
     y, state = layer(x, return_state=True)
     assert y.dtype == torch.bfloat16
     assert state.layer.dtype == torch.float32
@@ -230,25 +173,6 @@ def test_a_bidirectional_layer_has_no_last_state():
 def test_wrong_sizes(options, message):
     with pytest.raises(ValueError, match=message):
         nn.Mamba(**{"channels": 4} | options)
-
-
-@pytest.mark.usefixtures("unchecked")
-@every_layer
-def test_wrong_input(name):
-    layer = make(name)
-    state, x = layer.initial_state(2), noise(2, 5, 4)
-    with pytest.raises(ValueError, match=r"x must have shape \(batch, length, 4\)"):
-        layer(x[0])
-    with pytest.raises(ValueError, match=r"x_t must have shape \(batch, 4\)"):
-        layer.step(x, state)
-    with pytest.raises(TypeError, match=r"x must be torch.float64.*got torch.float32"):
-        layer(x.float())
-    with pytest.raises(ValueError, match=r"state must be a BlockState.*got a tuple: start with"):
-        layer(x, tuple(state))
-    with pytest.raises(ValueError, match=r"whose conv has shape \(3, .*initial_state\(3\)"):
-        layer(noise(3, 5, 4), state)
-    with pytest.raises(ValueError, match=r"h0 must have shape|state must be complex, of shape"):
-        layer(x, BlockState(state.conv, state.layer[:1]))
 
 
 def test_it_says_what_it_is():

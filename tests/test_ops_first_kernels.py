@@ -15,7 +15,7 @@ from ssmlab.ops import selective_scan
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton runs on Linux x86-64 only", allow_module_level=True)
 
-from ssmlab.ops import first_kernels
+from ssmlab.ops.scan import first_kernels
 
 
 def problem(length, channels, state):
@@ -61,7 +61,7 @@ COMPILE = """
 from triton import compile
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from ssmlab.ops import first_kernels
+from ssmlab.ops.scan import first_kernels
 for name in ("sum", "scan", "gradient", "exponential"):
     kernel = getattr(first_kernels, name + "_kernel")
     sizes = {"TILE": 16, "STATE": 16, "CHUNK": 4, "BLOCK": 1024}

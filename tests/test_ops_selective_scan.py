@@ -2,118 +2,49 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from scan_cases import (
+    FORMS,
+    PAIRS,
+    assert_close,
+    gradients,
+    problem,
+    reference,
+    run,
+    wide,
+)
 from torch.autograd import gradcheck, gradgradcheck
 
 import ssmlab
 from ssmlab.ops import selective_scan, selective_scan_step
 
 BACKENDS = ["torch", "cpu"]
-FORMS = {
-    "step": lambda batch, length, channels, state: (batch, length, state),
-    "group": lambda batch, length, channels, state: (batch, length, 2, state),
-    "constant": lambda batch, length, channels, state: (channels, state),
-}
-
-PAIRS = [(B, C) for B in FORMS for C in FORMS if {B, C} != {"step", "group"}]  # groups must agree
 
 
-def problem(
-    batch=2, length=7, channels=4, state=3, B="step", C="step", complex_A=False, dtype="float64"
-):
-    """All arguments by name, as tensors; softplus is on."""
-    torch.manual_seed(0)
-    sizes = (batch, length, channels, state)
-    real = getattr(torch, dtype)
-    state_dtype = torch.promote_types(real, torch.float32)
-    state_dtype = state_dtype.to_complex() if complex_A else state_dtype
-
-    def normal(*shape, kind=real):
-        wide = torch.complex128 if kind.is_complex else torch.float64
-        return torch.randn(*shape, dtype=wide).to(kind)
-
-    A = -torch.rand(channels, state, dtype=torch.float64) * 2
-    A = torch.complex(A, torch.randn_like(A)) if complex_A else A
-    return {
-        "x": normal(batch, length, channels),
-        "dt": normal(batch, length, channels),
-        "A": A.to(state_dtype),
-        "B": normal(*FORMS[B](*sizes), kind=state_dtype if complex_A else real),
-        "C": normal(*FORMS[C](*sizes), kind=state_dtype if complex_A else real),
-        "D": normal(channels, kind=torch.promote_types(real, torch.float32)),
-        "z": normal(batch, length, channels),
-        "dt_bias": normal(channels, kind=torch.promote_types(real, torch.float32)),
-        "h0": normal(batch, channels, state, kind=state_dtype),
-    }
+#: Every pair, and every type: no code of the loop or the kernel is for a form *and* a type.
+CASES = [(*pair, "float64", False) for pair in PAIRS]
+CASES += [(form, form, "float64", True) for form in FORMS]
+CASES += [("group", "group", "float32", complex_A) for complex_A in (False, True)]
 
 
-def reference(x, dt, A, B, C, D=None, z=None, dt_bias=None, h0=None, softplus=True):
-    """The NumPy scan, in float64, of the same numbers."""
-    to = {k: None if v is None else v.to(torch.complex128 if v.is_complex() else torch.float64)
-          for k, v in {"x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D, "z": z,
-                       "bias": dt_bias, "h0": h0}.items()}  # fmt: skip
-    steps = to["dt"] if dt_bias is None else to["dt"] + to["bias"]
-    steps = np.logaddexp(0, steps.numpy()) if softplus else steps.numpy()
-    arrays = [to[k].numpy() for k in "ABC"]
-    D = None if D is None else to["D"].numpy()
-    h0 = None if h0 is None else to["h0"].numpy()
-    y, h = ssmlab.selective_scan(to["x"].numpy(), steps, *arrays, D, h0=h0)
-    gate = 1 if z is None else to["z"].numpy() / (1 + np.exp(-to["z"].numpy()))
-    return torch.tensor(y * gate), torch.tensor(h)
-
-
-def run(p, backend, **options):
-    return selective_scan(
-        **p, **{"softplus": True, "return_last_state": True, "backend": backend} | options
-    )
-
-
-def gradients(p, backend, weights=(1.0, 1.0), **options):
-    """The gradient of a random weighted sum of both results, by name of the argument."""
-    leaves = {k: v.detach().clone().requires_grad_() for k, v in p.items()}
-    y, h = run(leaves, backend, **options)
-    g = torch.Generator().manual_seed(1)
-    wy = torch.randn(y.shape, generator=g).bfloat16().double()  # exact in every type
-    wh = torch.randn(h.shape, generator=g, dtype=torch.complex128)
-    loss = weights[0] * (y.double() * wy).sum()
-    loss = loss + weights[1] * (h * wh.to(torch.complex128)).real.sum()
-    loss.backward()
-    return {k: v.grad for k, v in leaves.items()}
-
-
-def wide(p):
-    return {k: v.to(torch.complex128 if v.is_complex() else torch.float64) for k, v in p.items()}
-
-
-def assert_close(got, expected, tolerance):
-    """Relative to the largest number of the expected tensor."""
-    got = got.to(expected.dtype)
-    assert got.shape == expected.shape
-    error, size = (got - expected).abs().max(), expected.abs().max()
-    assert error <= tolerance * size, f"{error / size:.1e}"
-
-
-@pytest.mark.parametrize("complex_A", [False, True], ids=["real", "complex"])
-@pytest.mark.parametrize(("B", "C"), PAIRS)
+@pytest.mark.parametrize(("B", "C", "dtype", "complex_A"), CASES)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_against_the_reference(backend, B, C, complex_A):
-    p = problem(B=B, C=C, complex_A=complex_A)
+def test_against_the_reference(backend, B, C, dtype, complex_A):
+    p = problem(B=B, C=C, complex_A=complex_A, dtype=dtype)
     y, h = run(p, backend)
     expected_y, expected_h = reference(**p)
-    assert_close(y, expected_y, 1e-13)
-    assert_close(h, expected_h, 1e-13)
-    p32 = {k: v.to(torch.complex64 if v.is_complex() else torch.float32) for k, v in p.items()}
-    y, h = run(p32, backend)
-    expected_y, expected_h = reference(**p32)
-    assert y.dtype == torch.float32
-    assert_close(y, expected_y, 1e-6)
-    assert_close(h, expected_h, 1e-6)
+    tolerance = 1e-13 if dtype == "float64" else 1e-6
+    assert y.dtype == p["x"].dtype
+    assert_close(y, expected_y, tolerance)
+    assert_close(h, expected_h, tolerance)
 
 
 @pytest.mark.parametrize("without", ["D", "z", "dt_bias", "h0", "softplus"])
@@ -306,12 +237,12 @@ def test_overflow_is_infinite():
 
 def test_memory_of_the_gradient_is_that_of_a_few_inputs():
     """What the kernel keeps: the states at chunks, and parts of the gradients of B and C."""
-    from ssmlab.ops import scan_cpu
+    from ssmlab.ops.scan import numba_kernel
 
     p = problem(1, 4096, 256, 16, dtype="float32")
-    plan = scan_cpu._Plan(p["x"], p["A"], p["B"], p["C"])
+    plan = numba_kernel._Plan(p["x"], p["A"], p["B"], p["C"])
     parts = 2 * plan.parts(p["B"]).size
-    saved = 4096 // scan_cpu.T * 256 * 16
+    saved = 4096 // numba_kernel.T * 256 * 16
     assert parts + saved <= 2 * p["x"].numel()
 
 
@@ -383,6 +314,29 @@ def test_the_kernel_needs_tensors_on_the_cpu():
     p = {k: v.to("meta") for k, v in problem().items()}
     with pytest.raises(ValueError, match="backend 'cpu' needs tensors on the CPU; got meta"):
         run(p, "cpu")
+
+
+def test_a_kernel_that_numba_keeps_on_disk_is_never_stale():
+    """numba knows it by the text of its own file: so all that is compiled into it stands there."""
+    from ssmlab.ops.scan import numba_kernel
+
+    keeping = [
+        path
+        for path in Path(ssmlab.__file__).parent.rglob("*.py")
+        if "cache=True" in path.read_text("utf8")
+    ]
+    assert keeping == [Path(numba_kernel.__file__)]
+    nodes = [*ast.walk(ast.parse(keeping[0].read_text("utf8")))]
+    ours = [n for n in nodes if isinstance(n, ast.ImportFrom) and n.module.startswith("ssmlab")]
+    imported = {alias.asname or alias.name for n in ours for alias in n.names}
+    kernels = [n for n in nodes if "no_type_check" in map(ast.unparse, decorators(n))]
+    used = {n.id for kernel in kernels for n in ast.walk(kernel) if isinstance(n, ast.Name)}
+    assert {"forward", "backward", "exp2"} <= {kernel.name for kernel in kernels}
+    assert not imported & used
+
+
+def decorators(node):
+    return getattr(node, "decorator_list", [])
 
 
 def test_torch_is_enough():

@@ -32,7 +32,7 @@ def legs_kernel(N: int, dt: float, length: int) -> np.ndarray:
 
 def legs_modes(N: int, seed: int = 0) -> tuple[np.ndarray, ...]:
     """Return LegS with a random real C: Lambda, P, B, C in the modes, and C as it was."""
-    Lambda, P, B, V = s4.nplr(N)
+    Lambda, P, B, V = s4.dplr(N)
     C = np.random.default_rng(seed).normal(size=N)
     return Lambda, P, B, C @ V, C
 
@@ -53,9 +53,9 @@ def assert_close(K: np.ndarray, truth: np.ndarray, tolerance: float) -> None:
 
 
 @pytest.mark.parametrize("N", [2, 4, 16, 64, 256])
-def test_nplr_is_legs(N):
+def test_dplr_is_legs(N):
     A, B_legs = hippo.legs(N)
-    Lambda, P, B, V = s4.nplr(N)
+    Lambda, P, B, V = s4.dplr(N)
     # An eigensolver's vectors are exact to eps * norm / gap, and the norm grows as N^2.
     exact = max(1e-14, np.finfo(float).eps * N**2)
     assert_allclose(V.conj().T @ V, np.eye(N // 2), atol=1e-13)
@@ -68,7 +68,7 @@ def test_nplr_is_legs(N):
 
 
 def test_the_frequencies_are_sorted_and_reach_n_squared_over_pi():
-    Lambda, *_ = s4.nplr(256)
+    Lambda, *_ = s4.dplr(256)
     assert (Lambda.real == -0.5).all()
     assert (np.diff(Lambda.imag) > 0).all()
     assert Lambda[0].imag > 0
@@ -199,7 +199,7 @@ def test_wrong_arguments_of_the_kernel(change, error, message):
 @pytest.mark.usefixtures("unchecked")
 def test_a_state_of_no_pairs(N, error, message):
     with pytest.raises(error, match=message):
-        s4.nplr(N)
+        s4.dplr(N)
 
 
 def test_wrong_arguments_of_the_recurrence():

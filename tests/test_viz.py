@@ -287,7 +287,7 @@ def test_render_closes_what_it_opened_and_nothing_else():
     assert viz.render(plt.figure, {"num": "new"}, lambda figure: figure.get_label()) == "new"
     with pytest.raises(ZeroDivisionError):
         viz.render(broken, {}, viz.to_svg)
-    with pytest.raises(TypeError, match="draw must return a matplotlib Figure, got Axes; end it"):
+    with pytest.raises(TypeError, match="draw must return a matplotlib Figure; got Axes: end it"):
         viz.render(wrong, {}, viz.to_svg)
     assert plt.get_fignums() == [mine.number]
     plt.close(mine)
@@ -344,7 +344,7 @@ def test_a_map_of_nothing_but_zeros_can_be_drawn(ax):
     "M", [np.ones(3), 2.0, np.ones((2, 2)) * 1j, np.zeros((0, 3)), [[np.nan, 1]], [[1, np.inf]]]
 )
 def test_what_is_no_real_matrix_is_refused(ax, M):
-    with pytest.raises(ValueError, match=r"M must be a real finite matrix \(rows, columns\), got"):
+    with pytest.raises(ValueError, match=r"M must be a real finite matrix \(rows, columns\); got"):
         viz.matrix(ax, M)
 
 

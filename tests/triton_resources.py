@@ -16,7 +16,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from ssmlab.ops import scan_triton, scan_triton_complex
+from ssmlab.ops.scan import launch, triton_complex, triton_kernels
+from ssmlab.ops.scan.backend import Problem
 
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 SIGNALS = ["x", "dt", "z", "y", "dy", "dx", "ddt", "dz", "B", "C"]
@@ -27,8 +28,9 @@ def resources(name: str, dtype: torch.dtype, **options: bool) -> dict[str, int]:
     length, channels, state = 64, 2048, 16
     x = torch.empty(8, length, channels, dtype=dtype)
     A, B = torch.empty(channels, state), torch.empty(8, length, state, dtype=dtype)
-    call = scan_triton._Call(x, A, B, B, A[:, 0], x, A[:, 0], torch.float32, True)
-    function, constants = call.kernel(name, **options)
+    d = A[:, 0]
+    call = launch.Call(Problem(x, x, A, B, B, A, D=d, z=x, dt_bias=d, softplus=True))
+    function, constants = triton_kernels.specialised(call, name, **options)
     others = [a for a in function.arg_names if a not in constants]
     sizes = others.index("length")
     signature = {}
@@ -46,8 +48,8 @@ def resources(name: str, dtype: torch.dtype, **options: bool) -> dict[str, int]:
 
 def resources_of_complex(name: str) -> dict[str, int]:
     """Compile one kernel of a complex A at state 16, all of it in float32."""
-    function = getattr(scan_triton_complex, f"{name}_kernel")
-    constants = {"STATE": 16, "LANES": 16, "TILE": 16, "STEPS": scan_triton.STEPS}
+    function = getattr(triton_complex, f"{name}_kernel")
+    constants = {"STATE": 16, "LANES": 16, "TILE": 16, "STEPS": launch.STEPS}
     constants |= {"STEP_B": True, "STEP_C": True, "KEEP": True}
     constants = {k: v for k, v in constants.items() if k in function.arg_names}
     others = [a for a in function.arg_names if a not in constants]

@@ -89,18 +89,6 @@ def clean_output(output: Any) -> Any:
     return output
 
 
-def merge_streams(outputs: list[Any]) -> list[Any]:
-    """Join neighbouring pieces of one stream: where the kernel cuts them is chance."""
-    merged: list[Any] = []
-    for output in outputs:
-        stream = output.output_type == "stream" and output.name
-        if stream and merged and merged[-1].get("name") == stream:
-            merged[-1].text += output.text
-        else:
-            merged.append(output)
-    return merged
-
-
 def put_install_cell(nb: Any, source: str) -> None:
     """Make the canonical cell the first code cell."""
     code = [cell for cell in nb.cells if cell.cell_type == "code"]
@@ -137,7 +125,7 @@ def clean(nb: Any) -> Any:
             ran = cell.execution_count is not None
             count += ran
             cell.execution_count = count if ran else None
-            cell.outputs = merge_streams([clean_output(output) for output in cell.outputs])
+            cell.outputs = [clean_output(output) for output in cell.outputs]
             for output in cell.outputs:
                 if output.output_type == "execute_result":
                     output.execution_count = cell.execution_count
@@ -156,6 +144,7 @@ def refresh(path: Path, source: str, timeout: int) -> None:
         timeout=timeout,
         kernel_name="python3",
         extra_arguments=["--log-level=40"],  # no advice about the transport's encryption
+        coalesce_streams=True,  # where the kernel cuts a stream is chance
         store_widget_state=False,
         record_timing=False,
         resources={"metadata": {"path": str(path.parent)}},

@@ -1,61 +1,57 @@
 """Run every check of the repository, then print one summary: `python tools/verify.py`.
 
-The steps run one after another and all of them run, so that one call shows all that is wrong.
+The steps run one after another and all of them run, so that one call shows all that is wrong. With
+`--coverage` the library's tests also count the lines and branches that they reach.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
-from xml.etree import ElementTree
+
+import reports
 
 ROOT = Path(__file__).resolve().parents[1]
-REPORTS = ROOT / "_build" / "tests"
+# Whole files go to one process, because tests of a file share what is costly to make.
+PARALLEL = ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
+COVERAGE = ["--cov", "--cov-report=term"]
 NBVAL = ["--nbval", "--nbval-current-env", "--nbval-sanitize-with", "tests/nbval_sanitize.cfg"]
 
 
-def steps() -> dict[str, list[str]]:
+def steps(coverage: bool) -> dict[str, list[str]]:
     """Name the checks: the arguments that follow `python -m`."""
     chapters = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "book").glob("*.ipynb"))
     return {
         "lint": ["ruff", "check"],
         "format": ["ruff", "format", "--check"],
         "types": ["mypy"],
-        "library": ["pytest", "--cov", "--cov-report=term", f"--junitxml={REPORTS}/library.xml"],
-        "chapters": [
-            *["pytest", "-p", "tools.chapter_costs", *NBVAL, f"--junitxml={REPORTS}/chapters.xml"],
-            *chapters,
-        ],
+        "library": ["pytest", *PARALLEL, *(COVERAGE if coverage else [])],
+        "chapters": ["pytest", "-p", "chapter_runs", *PARALLEL, *NBVAL, *chapters],
     }
-
-
-def counts(report: Path) -> str:
-    """Count the tests that one run of pytest reports, by outcome."""
-    if not report.exists():
-        return ""
-    suite = ElementTree.parse(report).getroot()[0]
-    total, skipped = int(suite.get("tests", 0)), int(suite.get("skipped", 0))
-    failed = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
-    text = f"{total - failed - skipped} passed, {failed} failed"
-    return f"{text}, {skipped} skipped" if skipped else text
 
 
 def main() -> int:
     """Run the steps and print how each ended; the exit status is 1 if one failed."""
-    REPORTS.mkdir(parents=True, exist_ok=True)
-    for report in REPORTS.glob("*.xml"):
+    reports.REPORTS.mkdir(parents=True, exist_ok=True)
+    for report in reports.REPORTS.glob("*.xml"):
         report.unlink()
+    path = [str(ROOT / "tools"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path)}  # where the plugin is
     summary, failed = [], False
-    for name, arguments in steps().items():
+    for name, arguments in steps("--coverage" in sys.argv[1:]).items():
         print(f"\n== {name}: {' '.join(arguments[:3])}", flush=True)
+        if arguments[0] == "pytest":
+            arguments = [*arguments, f"--junitxml={reports.REPORTS / name}.xml"]
         start = time.perf_counter()
-        status = subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT).returncode
+        command = [sys.executable, "-m", *arguments]
+        status = subprocess.run(command, cwd=ROOT, env=environment).returncode
         seconds = time.perf_counter() - start
         failed |= status != 0
         word = "FAILED" if status else "ok"
-        summary.append(f"{name:10}{word:8}{seconds:6.1f} s   {counts(REPORTS / f'{name}.xml')}")
+        summary.append(f"{name:10}{word:8}{seconds:6.1f} s   {reports.count(name) or ''}")
     print("\n" + "\n".join(line.rstrip() for line in summary))
     return int(failed)
 

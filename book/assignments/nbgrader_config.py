@@ -1,4 +1,4 @@
-"""The settings of the course: of `python -m ssmlab.classroom` and of nbgrader's own commands."""
+"""The settings of the course: of `python -m ssm_classroom` and of nbgrader's own commands."""
 
 c = get_config()  # noqa: F821
 

@@ -35,14 +35,12 @@ MEMBERS: dict[str, Callable[[], torch.nn.Module]] = {
     "attention, table kept": partial(MIXERS["attention"], CHANNELS),
     "s4d": partial(MIXERS["s4d"], CHANNELS, state=16),
     "lru": partial(MIXERS["lru"], CHANNELS, state=64),
-    "linear attention": partial(MIXERS["memory"], CHANNELS),
+    "linear attention": partial(MIXERS["linear_attention"], CHANNELS),
     "retnet": partial(MIXERS["retnet"], CHANNELS),
     "rwkv": partial(MIXERS["rwkv"], CHANNELS),
-    "gated memory": partial(MIXERS["memory"], CHANNELS, decay="gated"),
+    "gated memory": partial(MIXERS["simple_gla"], CHANNELS),
     "mamba": partial(MIXERS["mamba"], CHANNELS, state=16),
-    "gated deltanet": partial(
-        MIXERS["memory"], CHANNELS, decay="gated", delta=True
-    ),
+    "gated deltanet": partial(MIXERS["gated_deltanet"], CHANNELS),
 }
 
 

@@ -35,17 +35,16 @@ MODELS: dict[str, dict[str, Any]] = {
     "lru": {"mixer": "lru", "state": 32},
     "retnet": {"mixer": "retnet", "heads": 2},
     "rwkv": {"mixer": "rwkv"},
-    "sum": {"mixer": "memory", "heads": 2},
-    "fixed decay": {"mixer": "memory", "heads": 2, "decay": "fixed"},
-    "gate": {"mixer": "memory", "heads": 2, "decay": "gated"},
-    "mamba": {"mixer": "mamba", "state": 16},
-    "delta rule": {"mixer": "memory", "heads": 2, "delta": True},
-    "gate, delta rule": {
-        "mixer": "memory",
+    "sum": {"mixer": "linear_attention", "heads": 2},
+    "fixed decay": {
+        "mixer": "linear_attention",
         "heads": 2,
-        "decay": "gated",
-        "delta": True,
+        "decay": "fixed",
     },
+    "gate": {"mixer": "simple_gla", "heads": 2},
+    "mamba": {"mixer": "mamba", "state": 16},
+    "delta rule": {"mixer": "deltanet", "heads": 2},
+    "gate, delta rule": {"mixer": "gated_deltanet", "heads": 2},
     "attention": {"mixer": "attention", "heads": 2},
 }
 

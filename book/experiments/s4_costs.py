@@ -28,7 +28,7 @@ class Case:
     """One channel: its modes, the same system dense, and C tilde."""
 
     def __init__(self, length: int, state: int) -> None:
-        Lambda, P, B, V = s4.nplr(state)
+        Lambda, P, B, V = s4.dplr(state)
         C = np.random.default_rng(0).normal(size=state) @ V
         self.length, self.modes = length, (Lambda, P, B, C)
         self.dense = s4.system(*self.modes).discretize(DT, "bilinear")

@@ -108,7 +108,7 @@ S4_DT = 0.1
 
 def s4_parameters(channels: int) -> tuple[np.ndarray, ...]:
     """Return LegS and a C for each channel."""
-    Lambda, P, B, _ = s4.nplr(STATE)
+    Lambda, P, B, _ = s4.dplr(STATE)
     return Lambda, P, B, draw_output(channels)
 
 
@@ -266,7 +266,7 @@ def agreement(steps: int) -> dict[str, dict[str, float]]:
 
 def three_ways(N: int, L: int) -> dict[str, Callable[[], np.ndarray]]:
     """One channel of S4 in NumPy: the ways that the chapter compares."""
-    Lambda, P, B, V = s4.nplr(N)
+    Lambda, P, B, V = s4.dplr(N)
     system = s4.system(Lambda, P, B, V[0]).discretize(0.01, "bilinear")
     return {
         "tap by tap": partial(lti.kernel, system, L),

@@ -51,7 +51,8 @@ import triton
 import triton.language as tl
 from ssmlab import results, selective, timing
 from ssmlab.bench import peers, roofline
-from ssmlab.ops import scan_triton, selective_scan
+from ssmlab.ops import selective_scan
+from ssmlab.ops.scan import triton_kernels
 
 Case = tuple[torch.dtype, dict[str, str], str]  # type, forms, what is left out
 STATE = 16
@@ -162,7 +163,7 @@ def softplus_kernel(v, polynomial, logarithm, BLOCK: tl.constexpr):
     """Softplus as the scan has it, and with the GPU's own logarithm."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     x = tl.load(v + i)
-    tl.store(polynomial + i, scan_triton.softplus_of(x, tl.float32))
+    tl.store(polynomial + i, triton_kernels.softplus_of(x, tl.float32))
     e = tl.exp(x)
     w = 1.0 + e
     tl.store(logarithm + i, tl.log(w) * (e / tl.where(w == 1.0, e, w - 1.0)))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ssmlab.ops import selective_scan
-from ssmlab.ops.selective_scan import PACKAGES
+from ssmlab.ops.scan import PACKAGES
 
 Scan = Callable[..., Any]
 Problem = tuple[Tensor, ...]

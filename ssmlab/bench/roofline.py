@@ -67,7 +67,7 @@ def exponentials_per_second(device: str = "cpu") -> float:
     True
     """
     if device == "cuda":
-        from ssmlab.ops.first_kernels import exponentials
+        from ssmlab.ops.scan.first_kernels import exponentials
 
         out, rounds = torch.empty(2**23, device=device), 2048
         return out.numel() * rounds / _shortest(lambda: exponentials(out, rounds), device)
@@ -91,13 +91,13 @@ def _cpu_kernel() -> Callable[..., None]:
     """Compile y_d = sum of 2^(step_d rate_n) over n: a step of the scan without its state."""
     from numba import njit
 
-    from ssmlab.ops.scan_cpu import OPTIONS, SUMS, _exp2
+    from ssmlab.ops.scan.numba_kernel import OPTIONS, SUMS, exp2
 
     def sums(steps, rates, y):  # pragma: no cover - compiled
         y[:] = 0
         for n in range(len(rates)):
             for d in range(len(steps)):
-                y[d] += _exp2(steps[d] * rates[n])
+                y[d] += exp2(steps[d] * rates[n])
 
     arguments = "void(float32[::1], float32[::1], float32[::1])"
     return njit(arguments, fastmath=SUMS, **OPTIONS)(sums)

@@ -16,8 +16,11 @@ member                matrix :math:`A_t`                             state of a 
 ``Attention``         none: softmax is no recurrence                 grows
 ====================  =============================================  ===================
 
-A member is made from what the tokens say about remembering (queries, keys, decays, of shape
-(..., length, keys), where leading axes are batch and heads) and run on their values, its input x:
+A member is made from what the tokens say about remembering: queries and keys ``q`` and ``k``,
+(..., length, keys), where leading axes are batch and heads; ``decay``, of the same shape or with
+one number for all keys, (..., length, 1), between 0 and 1; and, for the delta rule, ``beta``,
+(..., length), between 0 and 2, with keys of length 1. All of them are real. It runs on their
+values v, its input x, (..., length, values):
 
 - ``member.recurrence(v, state)``, ``.parallel(v, state)`` and ``.chunked(v, state, chunk=16)``
   each return ``(y, state)``, the same to rounding;
@@ -26,11 +29,14 @@ A member is made from what the tokens say about remembering (queries, keys, deca
 - ``member.mixing_matrix()`` is M, with y = M v;
 - ``member[start:stop]`` is the member of some tokens, to go on from a state.
 
-``LRU`` has no tokens: it takes a signal x (length, inputs), and its ``mixing_matrix(length)`` a
-length. ``Memory`` is the one recurrence behind all members with a matrix state; its
-``transition(t)`` is the matrix :math:`A_t`. Everything here is float64, written as the equations
-read. Derived in chapter 10; the layers are in :mod:`ssmlab.nn`.
+The state is that after the last token. ``LRU`` has no tokens: it takes a signal x (length,
+inputs), and its ``mixing_matrix(length)`` a length. ``MatrixState`` is the one recurrence behind
+all members with keys x values numbers a head; its ``transition(t)`` is the matrix :math:`A_t`.
+Everything here is float64, written as the equations read. Derived in chapter 10; the layers are in
+:mod:`ssmlab.nn`.
 
+Examples
+--------
 >>> import numpy as np
 >>> from ssmlab import family
 >>> rng = np.random.default_rng(0)
@@ -44,32 +50,24 @@ read. Derived in chapter 10; the layers are in :mod:`ssmlab.nn`.
 True
 """
 
+from ssmlab._renamed import old_names
+from ssmlab.family.attention import Attention, Cache
+from ssmlab.family.deltanet import deltanet, gated_deltanet
+from ssmlab.family.gla import gla
+from ssmlab.family.linear_attention import elu_plus_one, linear_attention
 from ssmlab.family.lru import LRU, ring
+from ssmlab.family.matrix_state import MatrixState
 from ssmlab.family.member import Member
-from ssmlab.family.members import (
-    deltanet,
-    elu_plus_one,
-    gated_deltanet,
-    gla,
-    head_norm,
-    linear_attention,
-    retention,
-    retention_decays,
-    rotate,
-    rwkv6,
-    swish,
-)
-from ssmlab.family.memory import Memory
-from ssmlab.family.softmax import Attention, Cache
-from ssmlab.family.wkv import RWKV4
+from ssmlab.family.retnet import head_norm, retention, retention_decays, rotate, swish
+from ssmlab.family.rwkv import RWKV4, rwkv6
 
 __all__ = [
     "LRU",
     "RWKV4",
     "Attention",
     "Cache",
+    "MatrixState",
     "Member",
-    "Memory",
     "deltanet",
     "elu_plus_one",
     "gated_deltanet",
@@ -83,3 +81,5 @@ __all__ = [
     "rwkv6",
     "swish",
 ]
+
+__getattr__ = old_names(__name__, {"Memory": "MatrixState"})

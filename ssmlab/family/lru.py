@@ -6,7 +6,7 @@ import numpy as np
 
 from ssmlab import _check, lti
 from ssmlab._typing import ArrayLike, Complex, Float, Inexact, ndarray
-from ssmlab.statespace import DiscreteStateSpace
+from ssmlab.lti import DiscreteStateSpace
 
 Signal = Float[ndarray, "length inputs"]
 Outputs = Float[ndarray, "length outputs"]
@@ -34,18 +34,13 @@ class LRU:
     D : array_like, (inputs,)
         The direct path, channel by channel.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not finite, or the shapes do not fit.
-
     Notes
     -----
     The state is shared by all channels, and h is not one half of conjugate pairs: there is no
-    factor 2, unlike in S4D. ``system`` is the model as a
-    :class:`~ssmlab.statespace.DiscreteStateSpace`, of which y is the real part. The paper learns
-    the logarithm of gamma from this start; here gamma follows lambda. Source: Orvieto et al.,
-    "Resurrecting recurrent neural networks for long sequences", arXiv:2303.06349; chapter 10.
+    factor 2, unlike in S4D. ``system`` is the model as a :class:`~ssmlab.lti.DiscreteStateSpace`,
+    of which y is the real part. The paper learns the logarithm of gamma from this start; here gamma
+    follows lambda. Source: Orvieto et al., "Resurrecting recurrent neural networks for long
+    sequences", arXiv:2303.06349; chapter 10.
 
     Examples
     --------
@@ -94,23 +89,8 @@ class LRU:
     ) -> LRU:
         r"""Draw the eigenvalues uniformly from the area of a ring, B, C and D from normal laws.
 
-        Parameters
-        ----------
-        state, channels : int
-        r_min, r_max : float
-            The radii of the ring, :math:`0 \le r_{\min} < r_{\max} \le 1`.
-        max_phase : float
-            Angles are drawn from (0, max_phase), in rad.
-        seed : int
-
-        Returns
-        -------
-        LRU
-
-        Raises
-        ------
-        TypeError, ValueError
-            If a size is no positive whole number, or the radii are not in order.
+        The radii are :math:`0 \le r_{\min} < r_{\max} \le 1`, and angles come from (0, max_phase)
+        in rad: see :func:`ring`.
         """
         state, channels = _check.count("state", state), _check.count("channels", channels)
         rng = np.random.default_rng(seed)
@@ -137,31 +117,14 @@ class LRU:
     def recurrence(
         self, x: ArrayLike, state: Inexact[ndarray, "state"] | None = None
     ) -> tuple[Outputs, State]:
-        """Run sample by sample.
-
-        Parameters
-        ----------
-        x : array_like, (length, inputs)
-        state : ndarray, (state,), optional
-
-        Returns
-        -------
-        y : ndarray, (length, inputs)
-        state : ndarray, (state,), complex
-            After the last sample.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If ``x`` or ``state`` does not fit.
-        """
+        """Run sample by sample: x and y are (length, inputs); the state is the last one."""
         y, h = lti.recurrence(self.system, x, h0=state)
         return y.real, h[-1]
 
     def parallel(
         self, x: ArrayLike, state: Inexact[ndarray, "state"] | None = None
     ) -> tuple[Outputs, State]:
-        """Run as a convolution; arguments, result and errors are those of ``recurrence``."""
+        """Run as a convolution: the same arguments and result as ``recurrence``."""
         y = lti.convolution(self.system, x, h0=state).real
         age = np.arange(len(y))[::-1, None]
         driven = (self.eigenvalues**age * (np.asarray(x) @ self.system.B_bar.T)).sum(0)
@@ -190,28 +153,9 @@ def ring(
     .. math:: \nu = \log\bigl(-\tfrac12 \log(u (r_{\max}^2 - r_{\min}^2) + r_{\min}^2)\bigr),
               \qquad \theta = \log(\varphi \, \varphi_{\max})
 
-    Parameters
-    ----------
-    u, phase : array_like
-        Uniform on (0, 1).
-    r_min, r_max : float
-        The radii, :math:`0 \le r_{\min} < r_{\max} \le 1`.
-    max_phase : float
-        In rad.
-
-    Returns
-    -------
-    nu, theta : ndarray
-
-    Raises
-    ------
-    ValueError
-        If the radii are not in order.
-
-    Notes
-    -----
-    Area grows with the square of the radius, so it is the square that is uniform. Source: Orvieto
-    et al., arXiv:2303.06349; chapter 10.
+    ``u`` and ``phase`` are uniform on (0, 1); ``max_phase`` is in rad; the result is ``(nu,
+    theta)``. Area grows with the square of the radius, so it is the square that is uniform. Source:
+    Orvieto et al., arXiv:2303.06349; chapter 10.
 
     Examples
     --------

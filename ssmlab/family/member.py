@@ -15,13 +15,13 @@ S = TypeVar("S")
 
 
 class Member(ABC, Generic[S]):
-    r"""A causal linear map :math:`y = M v` whose coefficients came with the tokens.
+    """A causal linear map :math:`y = M v` whose coefficients came with the tokens.
 
     A member holds what its tokens say about remembering (keys, queries, decays), each of shape
-    (..., length, size); leading axes are batch and heads. The values ``v`` are its input, the
-    book's x. ``recurrence``, ``parallel`` and ``chunked`` are the same map, and each takes the
-    state that an earlier part left and returns the state after the last token.
-    ``member[start:stop]`` is the member of these tokens alone.
+    (..., length, size); leading axes are batch and heads. The values ``v``, (..., length, values),
+    are its input, the book's x. ``recurrence``, ``parallel`` and ``chunked`` are the same map: each
+    returns y, (..., length, values), and the *last* state, and takes the one that an earlier part
+    returned. ``member[start:stop]`` is the member of these tokens alone.
     """
 
     lead: tuple[int, ...]
@@ -33,7 +33,10 @@ class Member(ABC, Generic[S]):
 
     @abstractmethod
     def step(self, v_t: ArrayLike, state: S, t: int = 0) -> tuple[Float[ndarray, "..."], S]:
-        """Take the value of token t, (..., values): return its output and the state after it."""
+        """Take the value of token t, (..., values): return its output and the state after it.
+
+        A member that was made for one token, as in generation, has t = 0.
+        """
 
     @abstractmethod
     def parallel(self, v: ArrayLike, state: S | None = None) -> tuple[Values, S]:
@@ -56,25 +59,7 @@ class Member(ABC, Generic[S]):
         return self.length
 
     def recurrence(self, v: ArrayLike, state: S | None = None) -> tuple[Values, S]:
-        """Run token by token: O(length), with a state of constant size.
-
-        Parameters
-        ----------
-        v : array_like, (..., length, values)
-        state : optional
-            As ``initial_state`` makes it, or as an earlier part returned it.
-
-        Returns
-        -------
-        y : ndarray, (..., length, values)
-        state
-            After the last token.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If ``v`` or ``state`` does not fit the tokens.
-        """
+        """Run token by token: O(length), with a state of constant size."""
         v, state = self._check(v, state)
         y = np.empty_like(v)
         for t in range(self.length):
@@ -84,24 +69,7 @@ class Member(ABC, Generic[S]):
     def chunked(self, v: ArrayLike, state: S | None = None, *, chunk: int = 16) -> tuple[Values, S]:
         """Run chunk by chunk: parallel inside, a state in between; O(length · chunk).
 
-        Parameters
-        ----------
-        v : array_like, (..., length, values)
-        state : optional
-            As for ``recurrence``.
-        chunk : int
-            How many tokens a chunk holds; the last one may hold fewer.
-
-        Returns
-        -------
-        y : ndarray, (..., length, values)
-        state
-            After the last token.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If ``v`` or ``state`` does not fit the tokens, or ``chunk`` is no positive whole number.
+        The last chunk may hold fewer tokens.
         """
         chunk = _check.count("chunk", chunk)
         v, state = self._check(v, state)

@@ -3,10 +3,12 @@ r"""HiPPO: the past of a signal, projected on a few functions and kept up to dat
 - ``measures``: :math:`(A, B)` of each measure in closed form, :math:`h' = A h + B x`;
 - ``projection``: a function, samples or pieces to Legendre coefficients, and back;
 - ``online``: one sample at a time, LegS over :math:`[0, t]` and LegT over a window;
-- ``memory``: the whole past in N numbers, exactly, at millions of samples a second.
+- ``streaming``: the whole past in N numbers, exactly, at millions of samples a second.
 
 All of their names can be had from ``ssmlab.hippo``. Derived in chapters 6 and 7.
 
+Examples
+--------
 >>> from ssmlab import hippo
 >>> A, B = hippo.legs(64)
 >>> memory = hippo.LegSMemory(64)
@@ -15,7 +17,6 @@ All of their names can be had from ``ssmlab.hippo``. Derived in chapters 6 and 7
 from __future__ import annotations
 
 from ssmlab.hippo.measures import MEASURES, Measure, fourier, lagt, legs, legt, lmu
-from ssmlab.hippo.memory import LegSMemory
 from ssmlab.hippo.online import legs_discrete, legs_online, legs_step, legt_online, legt_step
 from ssmlab.hippo.projection import (
     basis,
@@ -26,6 +27,7 @@ from ssmlab.hippo.projection import (
     project_function,
     reconstruct,
 )
+from ssmlab.hippo.streaming import LegSMemory
 
 __all__ = [
     "MEASURES",

@@ -16,12 +16,9 @@ def norms(N: int) -> Float[ndarray, "state"]:
     return np.sqrt(2 * np.arange(_check.count("N", N)) + 1)
 
 
-def positive(name: str, value: float) -> float:
-    """Return a positive number."""
-    result = _check.number(name, value)
-    if result <= 0:
-        raise ValueError(f"{name} must be positive; got {result}: pass a length of time")
-    return result
+def duration(name: str, value: float) -> float:
+    """Return a positive length of time."""
+    return _check.positive(name, value, "pass a length of time")
 
 
 def signal(name: str, value: ArrayLike) -> Signal:

@@ -1,16 +1,18 @@
 r"""The matrices whose state is the past: :math:`h' = A h + B x`, one pair (A, B) for each measure.
 
-A *measure* weighs the past: :math:`w(s)` is the density at age s. With functions
-:math:`\varphi_n` that are orthogonal under it, the best approximation of the past is
+A *measure* weighs the past: :math:`w(s)` is the density at age s. With functions :math:`\varphi_n`
+that are orthogonal under it, the best approximation of the past is
 
 .. math:: x(t - s) \approx \sum_{n<N} h_n(t)\,\varphi_n(s), \qquad
           h_n(t) = \frac{\int w(s)\,\varphi_n(s)\,x(t - s)\,\mathrm{d}s}
                         {\int w(s)\,\varphi_n(s)^2\,\mathrm{d}s}
 
-``legs``, ``legt``, ``lmu``, ``lagt`` and ``fourier`` give (A, B) in closed form, in float64, for
-any N; ``MEASURES`` holds each beside its weight and its functions. A carries its minus sign.
-LegS, LegT and the LMU are derived in chapter 6, LegS as a time-invariant system in chapter 7; LagT
-and Fourier follow the same lines, and the tests check them against their weights and functions.
+``legs``, ``legt``, ``lmu``, ``lagt`` and ``fourier`` take N, the size of the state, and a window
+also its length ``theta``, positive, in the unit of time of A. They return A, (N, N), and B, (N,),
+in closed form, in float64, for any N; ``MEASURES`` holds each beside its weight and its functions.
+A carries its minus sign. Source: Gu, Dao, Ermon, Rudra and Ré (HiPPO), arXiv:2008.07669. LegS, LegT
+and the LMU are derived in chapter 6, LegS as a time-invariant system in chapter 7; LagT and Fourier
+follow the same lines, and the tests check them against their weights and functions.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from numpy.polynomial import laguerre
 
 from ssmlab import _check
 from ssmlab._typing import ArrayLike, Float, ndarray
-from ssmlab.hippo._common import norms, positive
+from ssmlab.hippo._common import duration, norms
 from ssmlab.hippo.projection import basis
 
 Dynamics = tuple[Float[ndarray, "state state"], Float[ndarray, "state"]]  # A, B
@@ -42,26 +44,9 @@ def legs(N: int) -> Dynamics:
     :math:`c' = \frac1t (A c + B x)`. Without the 1/t the system is time-invariant, and
     :math:`e^{sA} B = e^{-s} \varphi(e^{-s})`, exactly.
 
-    Parameters
-    ----------
-    N : int
-        Size of the state, at least 1.
-
-    Returns
-    -------
-    A, B : ndarray, (N, N) and (N,)
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``N`` is no positive whole number.
-
-    Notes
-    -----
     The eigenvalues of A are -1, ..., -N; with the minus sign lost they are positive, and the state
-    explodes. :math:`A + A^T = -I - 2 p p^T` with :math:`p_n = \sqrt{n + 1/2}`.
-    Source: HiPPO (arXiv:2008.07669); the frozen form: How to Train Your HiPPO (arXiv:2206.12037);
-    chapters 6 and 7.
+    explodes. :math:`A + A^T = -I - 2 p p^T` with :math:`p_n = \sqrt{n + 1/2}`. Source of the frozen
+    form: How to Train Your HiPPO (arXiv:2206.12037).
 
     Examples
     --------
@@ -84,28 +69,8 @@ def legt(N: int, theta: float = 1.0) -> Dynamics:
 
     Normalisation: :math:`\varphi_n(s) = \sqrt{2n+1}\,P_n(1 - 2s/\theta)` is orthonormal for the
     uniform measure on the ages :math:`0 \le s \le \theta`. Public codes differ in theta (1 or 2).
-
-    Parameters
-    ----------
-    N : int
-        Size of the state, at least 1.
-    theta : float
-        Length of the window, in the unit of time of A.
-
-    Returns
-    -------
-    A, B : ndarray, (N, N) and (N,)
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``N`` is no positive whole number or ``theta`` is not positive.
-
-    Notes
-    -----
     What leaves the window, :math:`x(t - \theta)`, is not known any more; it is read from the
     approximation itself. So the state is the projection only in the limit of large N.
-    Source: HiPPO (arXiv:2008.07669); chapter 6.
 
     Examples
     --------
@@ -114,7 +79,7 @@ def legt(N: int, theta: float = 1.0) -> Dynamics:
     array([[-1.   ,  1.732],
            [-1.732, -3.   ]])
     """
-    r, theta = norms(N), positive("theta", theta)
+    r, theta = norms(N), duration("theta", theta)
     alternating = np.outer(_signs(N), _signs(N))
     return -np.outer(r, r) * np.where(np.tri(N, dtype=bool), 1, alternating) / theta, r / theta
 
@@ -127,27 +92,8 @@ def lmu(N: int, theta: float = 1.0) -> Dynamics:
               B = D B_{\text{LegT}} = \frac{(2n+1)(-1)^n}{\theta}
 
     Normalisation: :math:`x(t - s) \approx \sum_n h_n P_n(2s/\theta - 1)`; these functions are
-    orthogonal, not orthonormal, and each :math:`h_n` has the unit of the signal.
-
-    Parameters
-    ----------
-    N : int
-        Size of the state, at least 1.
-    theta : float
-        Length of the window, in the unit of time of A.
-
-    Returns
-    -------
-    A, B : ndarray, (N, N) and (N,)
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``N`` is no positive whole number or ``theta`` is not positive.
-
-    Notes
-    -----
-    Source: Voelker, Kajic and Eliasmith, "Legendre Memory Units" (2019); chapter 6.
+    orthogonal, not orthonormal, and each :math:`h_n` has the unit of the signal. Source: Voelker,
+    Kajic and Eliasmith, "Legendre Memory Units" (2019).
 
     Examples
     --------
@@ -168,27 +114,9 @@ def lagt(N: int) -> Dynamics:
     .. math:: A_{nk} = -\begin{cases} 1 & n \ge k \\ 0 & n < k \end{cases} \qquad B_n = 1
 
     Normalisation: the Laguerre polynomials :math:`\varphi_n(s) = L_n(s)` are orthonormal for the
-    weight :math:`e^{-s}`, and :math:`e^{sA} B = e^{-s} L(s)`, exactly. Public codes also have
-    tilted forms, whose diagonal is -1/2.
-
-    Parameters
-    ----------
-    N : int
-        Size of the state, at least 1.
-
-    Returns
-    -------
-    A, B : ndarray, (N, N) and (N,)
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``N`` is no positive whole number.
-
-    Notes
-    -----
-    The weight is that of the frozen ``legs``, whose functions are polynomials in :math:`e^{-s}`
-    instead of s. Source: HiPPO (arXiv:2008.07669); chapter 7.
+    weight :math:`e^{-s}`, and :math:`e^{sA} B = e^{-s} L(s)`, exactly. The weight is that of the
+    frozen ``legs``, whose functions are polynomials in :math:`e^{-s}` instead of s. Public codes
+    also have tilted forms, whose diagonal is -1/2.
 
     Examples
     --------
@@ -207,34 +135,15 @@ def fourier(N: int, theta: float = 1.0) -> Dynamics:
 
     Normalisation: :math:`\sqrt2 \cos(\omega s/\theta)`, :math:`\sqrt2 \sin(\omega s/\theta)` and
     the constant 1 are orthonormal on :math:`0 \le s \le \theta`. W turns each pair,
-    :math:`W_{\cos,\sin} = -\omega`, :math:`W_{\sin,\cos} = \omega`. An odd N has 1 and
-    :math:`\omega = 2\pi, 4\pi, \dots`; in an even N one function would stay alone, so there
-    :math:`\omega = \pi, 3\pi, \dots` and no constant.
+    :math:`W_{\cos,\sin} = -\omega`, :math:`W_{\sin,\cos} = \omega`. An odd N, the usual Fourier
+    series, has 1 and :math:`\omega = 2\pi, 4\pi, \dots`; in an even N one function would stay
+    alone, so there :math:`\omega = \pi, 3\pi, \dots` and no constant.
 
-    Parameters
-    ----------
-    N : int
-        Size of the state, at least 1; odd for the usual Fourier series.
-    theta : float
-        Length of the window, in the unit of time of A.
-
-    Returns
-    -------
-    A, B : ndarray, (N, N) and (N,)
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``N`` is no positive whole number or ``theta`` is not positive.
-
-    Notes
-    -----
     A Fourier series meets a jump in its middle: at s = 0 it gives
     :math:`\frac12 (x(t) + x(t - \theta))`, for even N with a minus. Solved for what leaves the
     window, :math:`x(t - \theta)`, this makes the factors 2. Public codes have 1 or 2 there; with 1
-    the kernels do not end with the window.
-    Source: HiPPO (arXiv:2008.07669); with the 2: How to Train Your HiPPO (arXiv:2206.12037);
-    chapter 7.
+    the kernels do not end with the window. Source of the 2: How to Train Your HiPPO
+    (arXiv:2206.12037); chapter 7.
 
     Examples
     --------
@@ -244,7 +153,7 @@ def fourier(N: int, theta: float = 1.0) -> Dynamics:
            [-2.828, -4.   , -6.283],
            [ 0.   ,  6.283,  0.   ]])
     """
-    theta, omega = positive("theta", theta), _frequencies(N)
+    theta, omega = duration("theta", theta), _frequencies(N)
     v = _fourier_basis(N, 0.0)
     turning = np.where(_sine(N), omega, 0)[1:]  # couples sine n with cosine n - 1
     A = np.diag(turning, -1) - np.diag(turning, 1) - 2 * np.outer(v, v)
@@ -288,21 +197,7 @@ class Measure:
         .. math:: K_n(s) = \frac{w(s)\,\varphi_n(s)}{\int w \varphi_n^2}, \qquad
                   h_n(t) = \int K_n(s)\,x(t - s)\,\mathrm{d}s
 
-        Parameters
-        ----------
-        N : int
-        s : array_like, any shape
-            Ages, from 0 to ``oldest``.
-
-        Returns
-        -------
-        ndarray
-            The shape of ``s``, then N.
-
-        Raises
-        ------
-        ValueError
-            If an age lies outside the window.
+        The ages ``s`` lie between 0 and ``oldest``; the result has their shape, then N.
 
         Examples
         --------

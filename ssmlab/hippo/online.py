@@ -5,11 +5,15 @@ a step of :math:`h' = A h + B x` whose size shrinks: 1/(k+1), or, exact for a st
 :math:`\ln\frac{k+1}{k}`, because on the clock :math:`\ln t` the system is time-invariant. LegT is
 time-invariant to begin with.
 
+Coefficients ``c`` are (N,) or (channels, N), and ``x`` is one sample, () or (channels,), for a
+step, and a signal, (length,) or (length, channels), for what follows it from nothing; ``k`` is how
+many samples were seen before. ``method`` is one of ``LEGS_METHODS`` or ``LEGT_METHODS``.
+
 ``legs_discrete`` gives the dense matrices of a step: the slow, readable twin. The steps themselves
 cost O(N). In the moments :math:`m_n = c_n / \sqrt{2n+1}` both A are quotients of banded matrices,
 :math:`A = E^{-1} F`, because :math:`(2n+1) P_n = P'_{n+1} - P'_{n-1}`; so :math:`(I - zA) m = b` is
-the banded system :math:`(E - zF) m = E b`. Chapter 6 derives the step, by running sums; the banded
-system is the same sums for both matrices.
+the banded system :math:`(E - zF) m = E b`. Source: HiPPO (arXiv:2008.07669). Chapter 6 derives the
+step, by running sums; the banded system is the same sums for both matrices.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from scipy.linalg import solve_banded
 
 from ssmlab import _check, discretize
 from ssmlab._typing import ArrayLike, Float, ndarray
-from ssmlab.hippo._common import Coefficients, coefficients, norms, positive, signal
+from ssmlab.hippo._common import Coefficients, coefficients, duration, norms, signal
 from ssmlab.hippo.measures import Dynamics, legs, legt
 from ssmlab.hippo.projection import merge
 
@@ -45,27 +49,8 @@ def legs_discrete(N: int, k: int, method: str = "exact") -> Dynamics:
     :math:`x_k`: a zero-order hold with the step :math:`\ln\frac{k+1}{k}`. At k = 0 nothing was
     seen, and :math:`c = x_0 e_0`. The others are rules of ``discretize`` with the step 1/(k+1).
 
-    Parameters
-    ----------
-    N : int
-    k : int
-        How many samples were seen before, from 0.
-    method : {"exact", "euler", "bilinear", "backward_euler"}
-
-    Returns
-    -------
-    A_bar, B_bar : ndarray, (N, N) and (N,)
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is out of range.
-
-    Notes
-    -----
     "euler" has eigenvalues outside the unit circle while k + 1 < N/2: for N = 64 and the constant
     input 1, the state passes 1e45 before it comes back.
-    Source: HiPPO (arXiv:2008.07669); chapter 6.
 
     Examples
     --------
@@ -91,29 +76,6 @@ def legs_step(c: ArrayLike, x: ArrayLike, k: int, method: str = "exact") -> Coef
     O(N) for "euler", "bilinear" and "backward_euler". "exact" merges the interval of k samples with
     that of one, in O(N^2); ``LegSMemory`` makes it O(N) on average.
 
-    Parameters
-    ----------
-    c : array_like, (N,) or (channels, N)
-        The coefficients after the samples before k.
-    x : array_like, () or (channels,)
-        Sample k.
-    k : int
-        How many samples were seen before, from 0.
-    method : {"exact", "euler", "bilinear", "backward_euler"}
-
-    Returns
-    -------
-    c : ndarray, (N,) or (channels, N)
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is out of range, or ``x`` does not fit ``c``.
-
-    Notes
-    -----
-    Source: HiPPO (arXiv:2008.07669); chapter 6.
-
     Examples
     --------
     The samples 2, 2, 2 and then 4: the mean becomes 2.5.
@@ -135,26 +97,8 @@ def legt_step(
 ) -> Coefficients:
     r"""Take in one sample of the window theta: :math:`\bar A c + \bar B x`, in O(N).
 
-    The matrices are those of ``discretize`` for ``legt(N, theta)``.
-
-    Parameters
-    ----------
-    c : array_like, (N,) or (channels, N)
-    x : array_like, () or (channels,)
-    dt : float
-        Step size, in the unit of theta.
-    theta : float
-        Length of the window.
-    method : {"bilinear", "euler", "backward_euler"}
-
-    Returns
-    -------
-    c : ndarray, (N,) or (channels, N)
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is out of range, or ``x`` does not fit ``c``.
+    The matrices are those of ``discretize`` for ``legt(N, theta)``; ``dt`` and ``theta`` have one
+    unit. There is no "zoh", which would cost O(N^2).
 
     Examples
     --------
@@ -164,29 +108,16 @@ def legt_step(
     True
     """
     c, x = _pair(c, x)
-    step = _check.step_size(dt) / positive("theta", theta)
+    step = _check.step_size(dt) / duration("theta", theta)
     alpha = ALPHA[_check.choice("method", method, ALPHA)]
     return _banded_step(_legt_bands(c.shape[-1]), c, x, step, alpha)
 
 
 def legs_online(x: ArrayLike, N: int, method: str = "exact") -> History:
-    r"""Follow the LegS coefficients from nothing through all samples.
+    """Follow the LegS coefficients from nothing through all samples.
 
-    Parameters
-    ----------
-    x : array_like, (length,) or (length, channels)
-    N : int
-    method : {"exact", "euler", "bilinear", "backward_euler"}
-
-    Returns
-    -------
-    history : ndarray, (length, N) or (length, channels, N)
-        The coefficients after each sample. ``LegSMemory`` keeps the last only, and is far faster.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is out of range.
+    The result holds the coefficients after each sample, (length, N) or (length, channels, N).
+    ``LegSMemory`` keeps the last only, and is far faster.
 
     Examples
     --------
@@ -205,28 +136,11 @@ def legs_online(x: ArrayLike, N: int, method: str = "exact") -> History:
 
 
 def legt_online(x: ArrayLike, N: int, theta: float, method: str = "zoh") -> History:
-    r"""Follow the LegT coefficients of the last theta samples, from nothing through all samples.
+    """Follow the LegT coefficients of the last theta samples, from nothing through all samples.
 
-    "zoh" is exact for a staircase, in O(N^2) a sample; the others are ``legt_step``, in O(N).
-
-    Parameters
-    ----------
-    x : array_like, (length,) or (length, channels)
-    N : int
-    theta : float
-        Length of the window, in samples.
-    method : {"zoh", "bilinear", "euler", "backward_euler"}
-
-    Returns
-    -------
-    history : ndarray, (length, N) or (length, channels, N)
-        The coefficients after each sample; ``reconstruct(history[k], 1 - age / theta)`` draws the
-        window.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is out of range.
+    "zoh" is exact for a staircase, in O(N^2) a sample; the others are ``legt_step``, in O(N). The
+    result holds the coefficients after each sample, (length, N) or (length, channels, N);
+    ``reconstruct(history[k], 1 - age / theta)`` draws the window.
 
     Examples
     --------
@@ -235,7 +149,7 @@ def legt_online(x: ArrayLike, N: int, theta: float, method: str = "zoh") -> Hist
     >>> legt_online(np.ones(50), 2, theta=10)[-1].round(3)
     array([1., 0.])
     """
-    x, N, theta = signal("x", x), _check.count("N", N), positive("theta", theta)
+    x, N, theta = signal("x", x), _check.count("N", N), duration("theta", theta)
     if _check.choice("method", method, LEGT_METHODS) == "zoh":
         A_bar, B_bar = discretize.zoh(*legt(N, theta), 1.0)
     history = np.empty((*x.shape, N))

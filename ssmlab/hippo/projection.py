@@ -6,8 +6,10 @@ On the seen interval, scaled to :math:`0 \le r \le 1` so that r = 1 is now,
           c_n = \int_0^1 \varphi_n(r)\,f(r)\,\mathrm{d}r, \qquad
           f(r) \approx \sum_{n<N} c_n\,\varphi_n(r)
 
-and no other N coefficients have a smaller mean squared error. Coefficients have shape (state,), or
-(channels, state) if the signal has channels. All work is in float64. Derived in chapter 6.
+and no other N coefficients have a smaller mean squared error. Signals are (length,) or (length,
+channels), time first; coefficients are (N,) or (channels, N), the state last; ``r`` holds fractions
+of the seen interval, and outside of [0, 1], where polynomials of high degree explode, it is
+refused. All work is in float64. Derived in chapter 6.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from scipy.special import roots_legendre
 
 from ssmlab import _check
 from ssmlab._typing import ArrayLike, Float, ndarray
-from ssmlab.hippo._common import Coefficients, Signal, coefficients, norms, positive, signal
+from ssmlab.hippo._common import Coefficients, Signal, coefficients, duration, norms, signal
 
 _ROWS = 512  # the table of integrals of so many samples is in memory at one time
 
@@ -29,21 +31,7 @@ _ROWS = 512  # the table of integrals of so many samples is in memory at one tim
 def basis(N: int, r: ArrayLike) -> Float[ndarray, "... state"]:
     r"""Evaluate the orthonormal basis, :math:`\varphi_n(r) = \sqrt{2n+1}\,P_n(2r - 1)`, n < N.
 
-    Parameters
-    ----------
-    N : int
-    r : array_like, any shape
-        Fractions of the seen interval: 0 is its beginning, 1 is now.
-
-    Returns
-    -------
-    ndarray
-        The shape of ``r``, then N.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``r`` leaves [0, 1], where polynomials of high degree explode.
+    The result has the shape of ``r``, then N.
 
     Examples
     --------
@@ -61,21 +49,7 @@ def basis_integral(N: int, r: ArrayLike) -> Float[ndarray, "... state"]:
     .. math:: \int_0^r \varphi_n = \frac{(P_{n+1} - P_{n-1})(2r - 1)}{2\sqrt{2n+1}}
               \quad (n > 0), \qquad \int_0^r \varphi_0 = r
 
-    Parameters
-    ----------
-    N : int
-    r : array_like, any shape
-        Fractions of the seen interval.
-
-    Returns
-    -------
-    ndarray
-        The shape of ``r``, then N.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``r`` leaves [0, 1].
+    The result has the shape of ``r``, then N.
 
     Examples
     --------
@@ -95,16 +69,7 @@ def gauss(nodes: int) -> tuple[Float[ndarray, "nodes"], Float[ndarray, "nodes"]]
     r"""Gauss-Legendre points and weights on [0, 1], exact for all degrees below twice the nodes.
 
     The weights are :math:`1 / \sum_n \varphi_n(r)^2` over n < nodes, which keeps digits that other
-    formulas lose at the ends.
-
-    Parameters
-    ----------
-    nodes : int
-
-    Returns
-    -------
-    r, w : ndarray, (nodes,) each
-        Read-only.
+    formulas lose at the ends. Both arrays are read-only.
 
     Examples
     --------
@@ -121,24 +86,8 @@ def gauss(nodes: int) -> tuple[Float[ndarray, "nodes"], Float[ndarray, "nodes"]]
 def project(x: ArrayLike, N: int) -> Coefficients:
     r"""Project samples, held constant: :math:`x_k` on :math:`k/L \le r < (k+1)/L`. Exact.
 
-    Parameters
-    ----------
-    x : array_like, (length,) or (length, channels)
-    N : int
-        How many coefficients; a sample costs N multiplications.
-
-    Returns
-    -------
-    c : ndarray, (N,) or (channels, N)
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``x`` is not real, not finite, empty or has more axes.
-
-    Notes
-    -----
-    The state of ``legt`` approximates the projection of the samples inside its window.
+    A sample costs N multiplications. The state of ``legt`` approximates the projection of the
+    samples inside its window.
 
     Examples
     --------
@@ -177,17 +126,12 @@ def project_function(
     -------
     c : ndarray, (N,) or (channels, N)
 
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is out of range, or ``f`` does not return one finite value for each time.
-
     Examples
     --------
     >>> project_function(np.square, 3).round(4)
     array([0.3333, 0.2887, 0.0745])
     """
-    N, T = _check.count("N", N), positive("T", T)
+    N, T = _check.count("N", N), duration("T", T)
     r, w = gauss(4 * N if nodes is None else _check.count("nodes", nodes))
     values = signal("f", f(T * r))
     if len(values) != len(r):
@@ -204,25 +148,10 @@ def merge(pieces: Sequence[ArrayLike], lengths: Sequence[float]) -> Coefficients
     .. math:: c = \sum_p w_p \int_0^1 \varphi(a_p + w_p u)\,f_p(u)\,\mathrm{d}u, \qquad
               f_p(u) = \sum_k c_{pk}\,\varphi_k(u)
 
-    Piece p begins at the fraction :math:`a_p` of the whole and is :math:`w_p` of it long. What it
-    dropped is orthogonal on it to all polynomials of degree below N, and so to the basis of the
-    whole, seen from inside the piece: c misses nothing. N Gauss points integrate it exactly.
-
-    Parameters
-    ----------
-    pieces : sequence of array_like, (N,) or (channels, N) each
-        The coefficients of each interval, oldest first.
-    lengths : sequence of float
-        The length of each, positive, in any unit.
-
-    Returns
-    -------
-    c : ndarray, (N,) or (channels, N)
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the pieces differ in shape, or a length is missing or not positive.
+    ``pieces`` are the coefficients of each interval, oldest first, ``lengths`` their lengths in any
+    unit. Piece p begins at the fraction :math:`a_p` of the whole and is :math:`w_p` of it long.
+    What it dropped is orthogonal on it to all polynomials of degree below N, and so to the basis of
+    the whole, seen from inside the piece: c misses nothing. N Gauss points integrate it exactly.
 
     Examples
     --------
@@ -231,7 +160,7 @@ def merge(pieces: Sequence[ArrayLike], lengths: Sequence[float]) -> Coefficients
     True
     """
     parts = [coefficients("pieces", piece) for piece in pieces]
-    widths = np.array([positive("lengths", length) for length in lengths])
+    widths = np.array([duration("lengths", length) for length in lengths])
     shapes = [part.shape for part in parts]
     if len(set(shapes)) != 1 or len(widths) != len(parts):
         raise ValueError(
@@ -254,21 +183,6 @@ def reconstruct(c: ArrayLike, r: ArrayLike) -> Signal:
     r"""Draw the function again: :math:`f(r) = \sum_n c_n\,\varphi_n(r)`.
 
     Clenshaw's sum keeps no table of the basis, so that a million points need little memory.
-
-    Parameters
-    ----------
-    c : array_like, (N,) or (channels, N)
-    r : array_like, (points,)
-        Fractions of the seen interval.
-
-    Returns
-    -------
-    f : ndarray, (points,) or (points, channels)
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``c`` has another shape, or ``r`` leaves [0, 1].
 
     Examples
     --------

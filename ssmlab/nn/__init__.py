@@ -1,9 +1,10 @@
 """Layers and models in torch; a signal is (batch, length, channels).
 
+- ``Layer``: what all layers keep to, and what one of your own must have;
 - ``S4``, ``S4D``: state space layers, run as a convolution (``forward``) or by samples (``step``);
-- ``Mamba``: the block of Mamba; ``Gated``: the same block around another layer;
+- ``S6``: the selective layer; ``Mamba``: the block around it; ``Gated``: that block around another;
 - ``LRU``, ``RetNet``, ``RWKV``: other members of the family, and ``Attention``, their foil;
-- ``Memory``: linear attention, gated or not, with the delta rule or without, in one layer;
+- ``LinearAttention``: gated or not, with the delta rule or without;
 - ``SequenceClassifier``: a few such layers, each in a residual block, and a mean over time;
 - ``fit``, ``accuracy``: train it, and count its right answers;
 - ``LanguageModel``, ``MIXERS``: logits of the next token, from any of the mixers;
@@ -18,18 +19,22 @@
 torch.Size([2, 100, 4])
 """
 
+from ssmlab._renamed import old_names
 from ssmlab.nn.attention import Attention
 from ssmlab.nn.checkpoints import load_checkpoint, save_checkpoint
 from ssmlab.nn.classifier import SequenceClassifier
 from ssmlab.nn.generation import generate
 from ssmlab.nn.language_model import LanguageModel
-from ssmlab.nn.layers import S4, S4D
+from ssmlab.nn.layer import Layer
+from ssmlab.nn.linear_attention import LinearAttention
 from ssmlab.nn.lru import LRU
 from ssmlab.nn.mamba import Gated, Mamba
-from ssmlab.nn.memory import Memory
 from ssmlab.nn.mixers import MIXERS
 from ssmlab.nn.retnet import RetNet
 from ssmlab.nn.rwkv import RWKV
+from ssmlab.nn.s4 import S4
+from ssmlab.nn.s4d import S4D
+from ssmlab.nn.s6 import S6
 from ssmlab.nn.training import accuracy, fit, fit_language_model, parameter_groups
 
 __all__ = [
@@ -38,11 +43,13 @@ __all__ = [
     "RWKV",
     "S4",
     "S4D",
+    "S6",
     "Attention",
     "Gated",
     "LanguageModel",
+    "Layer",
+    "LinearAttention",
     "Mamba",
-    "Memory",
     "RetNet",
     "SequenceClassifier",
     "accuracy",
@@ -53,3 +60,5 @@ __all__ = [
     "parameter_groups",
     "save_checkpoint",
 ]
+
+__getattr__ = old_names(__name__, {"Memory": "LinearAttention"})

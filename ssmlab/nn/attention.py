@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from ssmlab import _check
 from ssmlab._typing import Float
-from ssmlab.nn.sequence import SequenceLayer, Signal, heads_of, rotate, split_heads
+from ssmlab.nn.heads import heads_of, rotate, split_heads
+from ssmlab.nn.layer import Layer, Signal
 
 
 class Cache(NamedTuple):
@@ -20,7 +21,7 @@ class Cache(NamedTuple):
     v: Float[Tensor, "batch heads past size"]
 
 
-class Attention(SequenceLayer[Cache]):
+class Attention(Layer[Cache]):
     r"""Causal softmax attention with rotary positions.
 
     .. math:: y_i = W_\text{out} \sum_{j \le i} M_{ij} v_j, \qquad
@@ -31,11 +32,6 @@ class Attention(SequenceLayer[Cache]):
     channels : int
         An even number for each head.
     heads : int
-
-    Raises
-    ------
-    TypeError, ValueError
-        If a size is no positive whole number, or the heads do not divide the channels evenly.
 
     Notes
     -----
@@ -67,7 +63,8 @@ class Attention(SequenceLayer[Cache]):
         """Describe the sizes."""
         return f"channels={self.channels}, heads={self.heads}"
 
-    def _sequence(self, x: Signal, state: Cache) -> tuple[Signal, Cache]:
+    def _sequence(self, x: Signal, state: Cache | None, need_state: bool) -> tuple[Signal, Cache]:
+        state = self.initial_state(len(x)) if state is None else state
         q, k, v = (split_heads(part, self.heads) for part in self.in_proj(x).chunk(3, -1))
         length, past = x.shape[1], state.k.shape[2]
         t = torch.arange(past, past + length, dtype=torch.float64, device=x.device)
@@ -80,7 +77,8 @@ class Attention(SequenceLayer[Cache]):
         y = F.scaled_dot_product_attention(q, *cache, attn_mask=mask, is_causal=not past)
         return self.out_proj(y.transpose(1, 2).flatten(2)), cache
 
-    def _check_state(self, state: Cache, batch: int) -> None:
+    def _check_state(self, state: Any, batch: int) -> None:
+        """Ask for a cache; its past may be of any length."""
         fits = isinstance(state, Cache) and state.k.ndim == 4
         past = state.k.shape[2] if fits else 0
         shape = (batch, self.heads, past, self.size)

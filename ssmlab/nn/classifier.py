@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ssmlab import _check
 from ssmlab._typing import Float
-from ssmlab.nn.layers import S4D
+from ssmlab.nn.s4d import S4D
 
 
 class Block(nn.Module):
@@ -18,7 +18,7 @@ class Block(nn.Module):
     .. math:: x \mapsto x + \operatorname{GLU}(W \operatorname{GELU}(\text{layer}(\text{norm}(x))))
     """
 
-    layer: Any  # a module; only some have a step
+    layer: Any  # a Layer, or any module as long as no step is asked for
 
     def __init__(self, channels: int, layer: nn.Module, dropout: float) -> None:
         super().__init__()
@@ -57,11 +57,6 @@ class SequenceClassifier(nn.Module):
     layer : callable
         From the number of channels to a layer for each block; S4D with state 32 by default.
     dropout : float
-
-    Raises
-    ------
-    TypeError, ValueError
-        If a size is no positive whole number.
 
     Notes
     -----

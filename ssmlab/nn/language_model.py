@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from ssmlab import _check
 from ssmlab._typing import Float, Int
-from ssmlab.nn.mixers import MIXERS
+from ssmlab.nn.layer import Layer
+from ssmlab.nn.mixers import MIXERS, Mixer
 
 Tokens = Int[Tensor, "batch length"]
 State = tuple[Any, ...]  # one for each block
@@ -26,9 +27,9 @@ Hidden = Float[Tensor, "... channels"]
 class MixerBlock(nn.Module):
     """A residual block with the norm first; the residual is at least float32."""
 
-    mixer: Any
+    mixer: Layer[Any]
 
-    def __init__(self, channels: int, mixer: nn.Module) -> None:
+    def __init__(self, channels: int, mixer: Layer[Any]) -> None:
         super().__init__()
         self.norm, self.mixer = nn.RMSNorm(channels, eps=1e-5), mixer
 
@@ -58,15 +59,10 @@ class LanguageModel(nn.Module):
         Number of different tokens.
     channels, layers : int
         Width of the model, number of its blocks.
-    mixer : str
-        A name in ``MIXERS``.
+    mixer : str or callable
+        A name in ``MIXERS``, or from the number of channels to a :class:`Layer`.
     **options
         Go to every mixer, such as ``state=16``.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If a size is no positive whole number, or the name is unknown.
 
     Notes
     -----
@@ -86,10 +82,15 @@ class LanguageModel(nn.Module):
     layers: Any  # a ModuleList, of MixerBlocks
 
     def __init__(
-        self, vocabulary: int, channels: int, layers: int, mixer: str = "mamba", **options: Any
+        self,
+        vocabulary: int,
+        channels: int,
+        layers: int,
+        mixer: str | Mixer = "mamba",
+        **options: Any,
     ) -> None:
         super().__init__()
-        make = MIXERS[_check.choice("mixer", mixer, MIXERS)]
+        make = mixer if callable(mixer) else MIXERS[_check.choice("mixer", mixer, MIXERS)]
         channels, layers = _check.count("channels", channels), _check.count("layers", layers)
         self.embedding = nn.Embedding(_check.count("vocabulary", vocabulary), channels)
         self.layers = nn.ModuleList(

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ssmlab import _check, family
 from ssmlab._typing import Complex, Float
-from ssmlab.nn.sequence import Sample, SequenceLayer, Signal
+from ssmlab.nn.layer import Layer, Sample, Signal
 
 State = Complex[Tensor, "batch state"]
 
 
-class LRU(SequenceLayer[State]):
+class LRU(Layer[State]):
     r"""The linear recurrent unit, whose state all channels share.
 
     .. math:: h_t = \lambda \circ h_{t-1} + \gamma \circ (B x_t), \qquad
@@ -31,11 +31,6 @@ class LRU(SequenceLayer[State]):
         The eigenvalues start uniformly in the ring between these radii.
     max_phase : float
         And at angles below this one, in rad.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If a size is no positive whole number, or the radii are not in order.
 
     Notes
     -----
@@ -86,7 +81,8 @@ class LRU(SequenceLayer[State]):
         """Describe the sizes."""
         return f"channels={self.channels}, state={self.state}"
 
-    def _sequence(self, x: Signal, state: State) -> tuple[Signal, State]:
+    def _sequence(self, x: Signal, state: State | None, need_state: bool) -> tuple[Signal, State]:
+        state = self.initial_state(len(x)) if state is None else state
         length = x.shape[1]
         u = self._write(x)
         powers = self._powers(length + 1)

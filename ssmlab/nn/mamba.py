@@ -10,7 +10,7 @@ be compared inside the same block. Chapter 14.
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
@@ -21,85 +21,38 @@ from torch.nn import functional as F
 from ssmlab import _check, ops
 from ssmlab._typing import Float
 from ssmlab.nn import _check as nn_check
+from ssmlab.nn.layer import Layer, Sample, Signal
 
-Signal = Float[Tensor, "batch length channels"]
-Sample = Float[Tensor, "batch channels"]
 Inner = Float[Tensor, "batch length inner"]
+Past = Float[Tensor, "batch taps inner"]
+State = Float[Tensor, "batch inner state"]
 
 
 class BlockState(NamedTuple):
     """What a block keeps: the last inputs of its convolution, and the state of its layer."""
 
-    conv: Float[Tensor, "batch taps inner"]
+    conv: Past
     layer: Any
 
 
-class GatedBlock(nn.Module, ABC):
+class GatedBlock(Layer[BlockState]):
     """What ``Mamba`` and ``Gated`` share; ``inner`` = expand * channels is the width inside."""
 
     def __init__(self, channels: int, *, conv: int, expand: int) -> None:
-        super().__init__()
-        self.channels = _check.count("channels", channels)
+        super().__init__(channels)
         self.inner = _check.count("expand", expand) * channels
         taps = _check.count("conv", conv)
         self.in_proj = nn.Linear(channels, 2 * self.inner, bias=False)
         self.conv1d = nn.Conv1d(self.inner, self.inner, taps, groups=self.inner)
         self.out_proj = nn.Linear(self.inner, channels, bias=False)
 
-    def forward(
-        self, x: Signal, state: BlockState | None = None, *, return_state: bool = False
-    ) -> Signal | tuple[Signal, BlockState]:
-        """Run over the whole sequence at once.
-
-        Parameters
-        ----------
-        x : Tensor, (batch, length, channels)
-            Of the type of the parameters.
-        state : BlockState, optional
-            The state before the first sample, from ``initial_state`` or an earlier call.
-        return_state : bool
-            Whether to return the state after the last sample too.
-
-        Returns
-        -------
-        y : Tensor, (batch, length, channels)
-        state : BlockState
-            With ``return_state``.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If ``x`` or ``state`` has the wrong type or shape.
-        """
-        nn_check.signal("x", x, ("batch", "length"), self.in_proj.weight, self.channels)
-        state = BlockState(self._no_past(len(x)), None) if state is None else state
-        self._check_state(state, len(x))
-        u, z, conv = self._before(x, state)
-        y, layer = self._mix(u, z, state.layer, return_state)
-        y = self.out_proj(y)
-        return (y, BlockState(conv, layer)) if return_state else y
-
-    def step(self, x_t: Sample, state: BlockState) -> tuple[Sample, BlockState]:
-        """Run for one sample, (batch, channels): the same arithmetic on a sequence of length 1.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As for ``forward``.
-        """
-        nn_check.signal("x_t", x_t, ("batch",), self.in_proj.weight, self.channels)
-        self._check_state(state, len(x_t))
-        u, z, conv = self._before(x_t[:, None], state)
-        y, layer = self._mix_one(u, z, state.layer)
-        return self.out_proj(y[:, 0]), BlockState(conv, layer)
-
     def initial_state(self, batch: int) -> BlockState:
         """Return the state before the first sample: zeros."""
         return BlockState(self._no_past(_check.count("batch", batch)), self._layer_state(batch))
 
     @abstractmethod
-    def _mix(self, u: Inner, z: Inner, state: Any, return_state: bool) -> tuple[Inner, Any]:
-        """Run the layer on u and multiply by silu(z); return y, and the last state if asked for."""
+    def _mix(self, u: Inner, z: Inner, state: Any, need_state: bool) -> tuple[Inner, Any]:
+        """Run the layer on u and multiply by silu(z); return y, and the last state if needed."""
 
     @abstractmethod
     def _mix_one(self, u: Inner, z: Inner, state: Any) -> tuple[Inner, Any]:
@@ -109,25 +62,31 @@ class GatedBlock(nn.Module, ABC):
     def _layer_state(self, batch: int) -> Any:
         """Return the layer's state before the first sample."""
 
-    def _before(self, x: Signal, state: BlockState) -> tuple[Inner, Inner, Tensor]:
+    def _sequence(
+        self, x: Signal, state: BlockState | None, need_state: bool
+    ) -> tuple[Signal, BlockState]:
+        past, before = (self._no_past(len(x)), None) if state is None else state
+        u, z, conv = self._before(x, past)
+        y, after = self._mix(u, z, before, need_state)
+        return self.out_proj(y), BlockState(conv, after)
+
+    def _sample(self, x_t: Sample, state: BlockState) -> tuple[Sample, BlockState]:
+        u, z, conv = self._before(x_t[:, None], state.conv)
+        y, after = self._mix_one(u, z, state.layer)
+        return self.out_proj(y[:, 0]), BlockState(conv, after)
+
+    def _before(self, x: Signal, past: Past) -> tuple[Inner, Inner, Past]:
         """Project and convolve: return u, z and the convolution's state."""
         u, z = self.in_proj(x).chunk(2, -1)
         weight, bias = self.conv1d.weight[:, 0], cast(Tensor, self.conv1d.bias)
-        u, conv = causal_convolution(u, weight, bias, state.conv)
+        u, conv = causal_convolution(u, weight, bias, past)
         return F.silu(u), z, conv
 
-    def _no_past(self, batch: int) -> Float[Tensor, "batch taps inner"]:
+    def _no_past(self, batch: int) -> Past:
         return self.conv1d.weight.new_zeros(batch, self.conv1d.kernel_size[0] - 1, self.inner)
 
-    def _check_state(self, state: BlockState, batch: int) -> None:
-        shape = (batch, self.conv1d.kernel_size[0] - 1, self.inner)
-        is_state = isinstance(state, BlockState)
-        if not is_state or state.conv.shape != shape:
-            came = f"{tuple(state.conv.shape)}" if is_state else f"a {type(state).__name__}"
-            raise ValueError(
-                f"state must be a BlockState whose conv has shape {shape}; got {came}: start with "
-                f"initial_state({batch})"
-            )
+    def _like(self) -> Tensor:
+        return self.in_proj.weight
 
 
 class Mamba(GatedBlock):
@@ -151,11 +110,6 @@ class Mamba(GatedBlock):
         Numbers in r; channels / 16, rounded up, by default.
     dt_min, dt_max : float
         The step sizes start in this range, uniformly in their logarithm.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If a size is no positive whole number, or the range is empty.
 
     Notes
     -----
@@ -203,13 +157,13 @@ class Mamba(GatedBlock):
         """Describe the sizes."""
         return f"channels={self.channels}, state={self.state}, dt_rank={self.dt_rank}"
 
+    def time_scales(self) -> list[nn.Parameter]:
+        """Return A and the projection to dt; and D, which the official code sets apart too."""
+        return [self.A_log, self.D, *self.dt_proj.parameters()]
+
     def _mix(
-        self,
-        u: Inner,
-        z: Inner,
-        state: Float[Tensor, "batch inner state"] | None,
-        return_state: bool,
-    ) -> tuple[Inner, Float[Tensor, "batch inner state"]]:
+        self, u: Inner, z: Inner, state: State | None, need_state: bool
+    ) -> tuple[Inner, State]:
         r, B, C = self.x_proj(u).split([self.dt_rank, self.state, self.state], -1)
         y, h = ops.selective_scan(
             u,
@@ -226,12 +180,10 @@ class Mamba(GatedBlock):
         )
         return y, h
 
-    def _mix_one(
-        self, u: Inner, z: Inner, state: Float[Tensor, "batch inner state"]
-    ) -> tuple[Inner, Float[Tensor, "batch inner state"]]:
+    def _mix_one(self, u: Inner, z: Inner, state: State) -> tuple[Inner, State]:
         return self._mix(u, z, state, True)
 
-    def _layer_state(self, batch: int) -> Float[Tensor, "batch inner state"]:
+    def _layer_state(self, batch: int) -> State:
         return self.A_log.new_zeros(batch, *self.A_log.shape, dtype=self._wide())
 
     def _wide(self) -> torch.dtype:
@@ -246,16 +198,11 @@ class Gated(GatedBlock):
     channels : int
         Numbers at one time, in and out.
     make : callable
-        From the number of inner channels to the layer.
+        From the number of inner channels to a :class:`Layer`.
     conv : int
         Taps of the causal convolution.
     expand : int
         Inner channels for each channel.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If a size is no positive whole number.
 
     Examples
     --------
@@ -264,16 +211,16 @@ class Gated(GatedBlock):
     torch.Size([1, 9, 4])
     """
 
-    layer: Any
+    layer: Layer[Any]
 
     def __init__(
-        self, channels: int, make: Callable[[int], nn.Module], *, conv: int = 4, expand: int = 2
+        self, channels: int, make: Callable[[int], Layer[Any]], *, conv: int = 4, expand: int = 2
     ) -> None:
         super().__init__(channels, conv=conv, expand=expand)
         self.layer = make(self.inner)
 
-    def _mix(self, u: Inner, z: Inner, state: Any, return_state: bool) -> tuple[Inner, Any]:
-        if return_state:
+    def _mix(self, u: Inner, z: Inner, state: Any, need_state: bool) -> tuple[Inner, Any]:
+        if need_state:
             y, state = self.layer(u, state, return_state=True)
         else:
             y = self.layer(u, state)

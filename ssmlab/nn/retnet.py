@@ -8,13 +8,11 @@ from torch.nn import functional as F
 
 from ssmlab import _check, family
 from ssmlab._typing import Float
-from ssmlab.nn.sequence import Sample, SequenceLayer, Signal, heads_of, rotate, split_heads
-
-State = Float[Tensor, "batch heads keys values"]
-Tokens = Float[Tensor, "batch heads length size"]
+from ssmlab.nn.heads import Matrices, Tokens, heads_of, in_chunks, rotate, split_heads
+from ssmlab.nn.layer import Layer, Sample, Signal
 
 
-class RetNet(SequenceLayer[State]):
+class RetNet(Layer[Matrices]):
     r"""Multi-scale retention: a decay for each head, a norm for each head, and a gate.
 
     .. math:: S_t = \gamma S_{t-1} + \tilde k_t v_t^\top, \qquad
@@ -29,11 +27,6 @@ class RetNet(SequenceLayer[State]):
     chunk : int
         Tokens that training takes at once: the cost of a sequence is length · (chunk + size of a
         head).
-
-    Raises
-    ------
-    TypeError, ValueError
-        If a size is no positive whole number, or the heads do not divide the channels evenly.
 
     Notes
     -----
@@ -60,7 +53,7 @@ class RetNet(SequenceLayer[State]):
             torch.nn.init.xavier_uniform_(weight, gain=2**-2.5)
         torch.nn.init.xavier_uniform_(self.out_proj.weight)
 
-    def initial_state(self, batch: int) -> State:
+    def initial_state(self, batch: int) -> Matrices:
         """Return zeros, (batch, heads, keys, values)."""
         shape = _check.count("batch", batch), self.heads, self.size, self.size
         return self.out_proj.weight.new_zeros(shape)
@@ -69,22 +62,23 @@ class RetNet(SequenceLayer[State]):
         """Describe the sizes."""
         return f"channels={self.channels}, heads={self.heads}, chunk={self.chunk}"
 
-    def _sequence(self, x: Signal, state: State) -> tuple[Signal, State]:
-        q, k, v, g = self._project(x)
-        outputs = []
-        parts = (tokens.split(self.chunk, 2) for tokens in (q, k, v))
-        for q_c, k_c, v_c in zip(*parts, strict=True):
-            y, state = self._retain(q_c, k_c, v_c, state)
-            outputs.append(y)
-        return self._mix_heads(torch.cat(outputs, 2), g), state
+    def _sequence(
+        self, x: Signal, state: Matrices | None, need_state: bool
+    ) -> tuple[Signal, Matrices | None]:
+        state = self.initial_state(len(x)) if state is None else state
+        *tokens, g = self._project(x)
+        y, state = in_chunks(self._retain, tokens, self.chunk, state, need_state)
+        return self._mix_heads(y, g), state
 
-    def _sample(self, x_t: Sample, state: State) -> tuple[Sample, State]:
+    def _sample(self, x_t: Sample, state: Matrices) -> tuple[Sample, Matrices]:
         q, k, v, g = self._project(x_t[:, None])
         gamma, theta = self._constants()
         state = gamma.to(q.dtype) * state + k.mT @ v
         return self._mix_heads(q @ state, g)[:, 0], self._turn_back(state, theta, 1)
 
-    def _retain(self, q: Tokens, k: Tokens, v: Tokens, state: State) -> tuple[Tokens, State]:
+    def _retain(
+        self, q: Tokens, k: Tokens, v: Tokens, state: Matrices, need_state: bool
+    ) -> tuple[Tokens, Matrices | None]:
         """Run one chunk: a masked matrix inside, the state for what was before."""
         length = q.shape[2]
         gamma, theta = self._constants()
@@ -92,8 +86,10 @@ class RetNet(SequenceLayer[State]):
         q, k = rotate(q, theta, t), rotate(k, theta, t)
         mask = torch.tril(gamma ** (t[:, None] - t).clamp_min(0)).to(q.dtype)
         read = (gamma ** (t[:, None] + 1)).to(q.dtype)
-        write = (gamma ** t.flip(0)[:, None]).to(q.dtype)
         y = (q @ k.mT * mask) @ v + (read * q) @ state
+        if not need_state:
+            return y, None
+        write = (gamma ** t.flip(0)[:, None]).to(q.dtype)
         state = (gamma**length).to(q.dtype) * state + (write * k).mT @ v
         return y, self._turn_back(state, theta, length)
 
@@ -116,6 +112,6 @@ class RetNet(SequenceLayer[State]):
         return gamma[:, None, None], 10000.0**-exponents
 
     @staticmethod
-    def _turn_back(state: State, theta: Float[Tensor, "pairs"], steps: int) -> State:
+    def _turn_back(state: Matrices, theta: Float[Tensor, "pairs"], steps: int) -> Matrices:
         """Let the next token, at position 0 of its own chunk, meet the keys at their distance."""
         return rotate(state.mT, theta, torch.full_like(theta[:1], -steps)).mT

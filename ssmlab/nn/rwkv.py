@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ssmlab import _check
 from ssmlab._typing import Float
-from ssmlab.nn.sequence import Sample, SequenceLayer, Signal
+from ssmlab.nn.layer import Layer, Sample, Signal
 
 Vector = Float[Tensor, "*lead channels"]
 LOWEST = -1e38  # the logarithm of no weight at all
@@ -34,7 +34,7 @@ class State(NamedTuple):
     mean: Mean
 
 
-class RWKV(SequenceLayer[State]):
+class RWKV(Layer[State]):
     r"""RWKV-4's time mixing.
 
     .. math::
@@ -45,11 +45,6 @@ class RWKV(SequenceLayer[State]):
     Parameters
     ----------
     channels : int
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``channels`` is no positive whole number.
 
     Notes
     -----
@@ -89,7 +84,8 @@ class RWKV(SequenceLayer[State]):
         """Describe the sizes."""
         return f"channels={self.channels}"
 
-    def _sequence(self, x: Signal, state: State) -> tuple[Signal, State]:
+    def _sequence(self, x: Signal, state: State | None, need_state: bool) -> tuple[Signal, State]:
+        state = self.initial_state(len(x)) if state is None else state
         k, v, r = self._project(x, torch.cat([state.last[:, None], x[:, :-1]], 1))
         y, mean = weighted_mean(k, v, self.decay.exp(), self.bonus, state.mean)
         return self.out_proj(torch.sigmoid(r) * y), State(x[:, -1].clone(), mean)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from ssmlab import _check
-from ssmlab.nn.layers import StateSpaceLayer
-from ssmlab.nn.mamba import Mamba
+from ssmlab.nn.layer import Layer
 
 SLOWEST = 1e-3  # the largest learning rate of what sets a layer's time scales
 
@@ -82,21 +83,16 @@ def fit(
     steps = -(-len(x) // batch)
     optimiser = torch.optim.AdamW(parameter_groups(model, lr, weight_decay))
     rates = [group["lr"] for group in optimiser.param_groups]
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=epochs * steps)
+    schedule = OneCycleLR(optimiser, rates, total_steps=epochs * steps)
     history: list[dict[str, float]] = []
     devices = [x.device] if x.is_cuda else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         for _ in (bar := _bar(range(epochs), progress, "epoch")):
             model.train()
-            losses = []
-            for chosen in torch.randperm(len(x)).to(x.device).split(batch):
-                loss = cross_entropy(model(x[chosen]), labels[chosen])
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-                schedule.step()
-                losses.append(loss.detach())
+            order = torch.randperm(len(x)).to(x.device).split(batch)
+            batches = ((x[chosen], labels[chosen]) for chosen in order)
+            losses = list(_descend(model, _label_loss, batches, schedule))
             record = {"loss": torch.stack(losses).mean().item()}
             if test is not None:
                 record["accuracy"] = accuracy(model, *test)
@@ -131,6 +127,7 @@ def fit_language_model(
     weight_decay: float = 0.01,
     warmup: int = 20,
     constant: bool = False,
+    groups: list[dict[str, Any]] | None = None,
     progress: bool = True,
 ) -> list[float]:
     r"""Train a language model by AdamW on the cross-entropy of its next tokens.
@@ -150,6 +147,8 @@ def fit_language_model(
         Steps in which the rate rises from zero.
     constant : bool
         Keep the rate, instead of lowering it to zero along a cosine.
+    groups : list of dict, optional
+        Of the optimiser; ``parameter_groups(model, lr, weight_decay)`` by default.
     progress : bool
         Show a bar (it needs tqdm).
 
@@ -188,22 +187,16 @@ def fit_language_model(
         rise = min(1, (step + 1) / warmup)
         return rise if constant else rise * (1 + math.cos(math.pi * step / steps)) / 2
 
-    optimiser = torch.optim.AdamW(parameter_groups(model, lr, weight_decay), betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
-    device = next(model.parameters()).device
+    optimiser = torch.optim.AdamW(
+        groups or parameter_groups(model, lr, weight_decay), betas=(0.9, 0.98)
+    )
+    schedule = LambdaLR(optimiser, factor)
     losses: list[float] = []
     model.train()
-    for step in (bar := _bar(range(steps), progress, "step")):
-        tokens, targets = (torch.as_tensor(a, device=device) for a in next(batches))
-        logits = model(tokens)[:, -targets.shape[1] :]
-        loss = cross_entropy(logits.flatten(0, 1), targets.flatten())
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
+    bar = _bar(islice(batches, steps), progress, "step", steps)
+    for loss in _descend(model, _next_token_loss, bar, schedule, longest=1.0):
         losses.append(loss.item())
-        if progress and step % 10 == 0:
+        if progress and len(losses) % 10 == 1:
             bar.set_postfix(loss=f"{losses[-1]:.3f}")
     model.eval()
     return losses
@@ -212,7 +205,7 @@ def fit_language_model(
 def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
     """Set apart the parameters that set the time scales: at most 0.001 and no decay.
 
-    They are all of S4 and S4D but C and D, and of Mamba ``A_log``, ``D`` and ``dt_proj``.
+    Each layer names its own, in ``time_scales``.
 
     Parameters
     ----------
@@ -232,7 +225,8 @@ def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[d
     >>> len(slow["params"]), slow["lr"], slow["weight_decay"]
     (4, 0.001, 0.0)
     """
-    slow = {p for module in model.modules() for p in _time_scales(module)}
+    named = (m.time_scales() for m in model.modules() if isinstance(m, Layer))
+    slow = {p for parameters in named for p in parameters}
     fast = [p for p in model.parameters() if p not in slow]
     groups: list[dict[str, Any]] = [{"params": fast, "lr": lr, "weight_decay": weight_decay}]
     if slow:
@@ -241,20 +235,43 @@ def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[d
     return groups
 
 
-def _time_scales(module: nn.Module) -> list[nn.Parameter]:
-    if isinstance(module, StateSpaceLayer):
-        return [p for name, p in module.named_parameters() if name not in ("C", "D")]
-    if isinstance(module, Mamba):
-        return [module.A_log, module.D, *module.dt_proj.parameters()]
-    return []
+def _descend(
+    model: nn.Module,
+    loss: Callable[..., Tensor],
+    batches: Iterable[Any],
+    schedule: LRScheduler,
+    longest: float | None = None,
+) -> Iterator[Tensor]:
+    """Take a step for each batch, and give its loss. A gradient is cut to the longest length."""
+    optimiser = schedule.optimizer
+    for batch in batches:
+        value = loss(model, *batch)
+        optimiser.zero_grad()
+        value.backward()
+        if longest is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), longest)
+        optimiser.step()
+        schedule.step()
+        yield value.detach()
 
 
-def _bar(steps: Iterable[int], progress: bool, unit: str) -> Any:
+def _label_loss(model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+    return cross_entropy(model(x), labels)
+
+
+def _next_token_loss(model: nn.Module, tokens: Any, targets: Any) -> Tensor:
+    device = next(model.parameters()).device
+    tokens, targets = (torch.as_tensor(part, device=device) for part in (tokens, targets))
+    logits = model(tokens)[:, -targets.shape[1] :]
+    return cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+def _bar(items: Iterable[Any], progress: bool, unit: str, total: int | None = None) -> Any:
     if not progress:
-        return steps
+        return items
     from tqdm import tqdm
 
-    return tqdm(steps, unit=unit)
+    return tqdm(items, unit=unit, total=total)
 
 
 def _check_examples(x: Tensor, labels: Tensor) -> None:

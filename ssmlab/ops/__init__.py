@@ -17,7 +17,7 @@ tensor([1.0000, 1.5000, 1.5000])
 
 from ssmlab.ops.convolution import fft_convolution
 from ssmlab.ops.dplr import dplr_kernel, dplr_step
-from ssmlab.ops.selective_scan import selective_scan, selective_scan_step
+from ssmlab.ops.scan import selective_scan, selective_scan_step
 from ssmlab.ops.vandermonde import vandermonde
 
 __all__ = [

@@ -28,11 +28,6 @@ def fft_convolution(
     -------
     y : Tensor, (..., length, channels)
 
-    Raises
-    ------
-    TypeError, ValueError
-        If the types differ or are not these, or the shapes do not fit.
-
     Notes
     -----
     Both are padded with zeros to the fast length at or above length + taps - 1: without them the

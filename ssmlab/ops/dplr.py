@@ -51,11 +51,6 @@ def dplr_step(
     z : Tensor, (..., channels, modes)
         With z = 0 and x = 1 this is :math:`\bar B`.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If a tensor has the wrong type or shape, or ``dt`` is not positive.
-
     Notes
     -----
     The slow twin is :func:`ssmlab.s4.recurrence`. Chapter 8.
@@ -106,12 +101,6 @@ def dplr_kernel(
     -------
     K_bar : Tensor, (..., length, channels)
         float32 if ``C`` is complex64, else float64.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If a tensor has the wrong type or shape, ``dt`` is not positive, or ``length`` is no
-        positive whole number.
 
     Notes
     -----

@@ -33,12 +33,6 @@ def vandermonde(weights: Modes, A_bar: Modes, length: int) -> Float[Tensor, "...
     K_bar : Tensor, (..., length, channels)
         float32 if ``weights`` is complex64, else float64.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not complex, the shapes do not fit, or ``length`` is no positive whole
-        number.
-
     Notes
     -----
     Powers are taken in complex128 whatever the weights are: give A_bar in complex128 too, else its

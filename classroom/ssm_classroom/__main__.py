@@ -1,0 +1,173 @@
+"""The command line of the classroom: ``python -m ssm_classroom --help``."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ssm_classroom import sandbox
+from ssm_classroom.check import check
+from ssm_classroom.collect import collect
+from ssm_classroom.course import ClassroomError, Course
+from ssm_classroom.export import export
+from ssm_classroom.feedback import feedback
+from ssm_classroom.grade import grade
+from ssm_classroom.release import release, release_zips
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the commands; each leaves the function that does it in ``run``."""
+    main = argparse.ArgumentParser(
+        prog="python -m ssm_classroom",
+        description="Release, check, collect, grade and give back assignments.",
+    )
+    commands = main.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(
+        name: str, run: Callable[[argparse.Namespace], int], text: str, *, course: bool = True
+    ) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run)
+        if course:
+            command.add_argument("--course", type=Path, default=_course(), help="course folder")
+        return command
+
+    command = add("release", run_release, "write the students' versions")
+    command.add_argument("assignments", nargs="*", help="by default all")
+    command.add_argument("--due", type=_time, help="when it is due, as 2026-11-30T23:59+01:00")
+    command.add_argument("--zip", type=Path, metavar="FOLDER", help="only write zips to FOLDER")
+
+    text = "check your own notebook before you hand it in"
+    command = add("check", run_check, text, course=False)
+    command.add_argument("notebook", type=Path)
+
+    command = add("collect", run_collect, "take over what was handed in")
+    command.add_argument("assignment")
+    command.add_argument("given", type=Path, help="a folder or a zip of a learning platform")
+    command.add_argument("--pattern", help="regular expression with (?P<student>...), for others")
+
+    command = add("grade", run_grade, "run and score what was handed in")
+    command.add_argument("assignment")
+    command.add_argument("--jobs", type=int, default=2, help="at one time; by default 2")
+    command.add_argument("--again", action="store_true", help="also what is graded already")
+    command.add_argument("--cell", type=float, metavar="S", help="seconds for a cell")
+    command.add_argument("--notebook", type=float, metavar="S", help="seconds for a notebook")
+    command.add_argument("--memory", type=float, metavar="GiB", help="for a process")
+
+    command = add("feedback", run_feedback, "write the students' pages")
+    command.add_argument("assignment")
+
+    command = add("export", run_export, "write the points as CSV")
+    command.add_argument("assignments", nargs="*", help="by default all")
+    command.add_argument("--to", type=Path, help="file; by default the terminal")
+    return main
+
+
+def _course() -> Path:
+    """Choose the course folder: this one, if it is one, or else that of the repository."""
+    here = Path()
+    return here if (here / "source").is_dir() else Path("book", "assignments")
+
+
+def _time(text: str) -> datetime:
+    """Read a time, that of this machine's zone if it names none, and return it in UTC."""
+    return datetime.fromisoformat(text).astimezone(UTC).replace(tzinfo=None)
+
+
+def run_release(args: argparse.Namespace) -> int:
+    """Write the students' versions, or zips of them."""
+    course = Course(args.course)
+    if args.zip:
+        for path in release_zips(course, args.zip):
+            print(path)
+        return 0
+    for name in args.assignments or course.assignments:
+        print(release(course, name, args.due))
+    return 0
+
+
+def run_check(args: argparse.Namespace) -> int:
+    """Check a notebook; the exit status says whether something is wrong."""
+    problems = check(args.notebook)
+    for problem in problems:
+        print(f"- {problem}")
+    if not problems:
+        print("The public checks pass. The hidden ones use other sizes and other numbers.")
+    return int(bool(problems))
+
+
+def run_collect(args: argparse.Namespace) -> int:
+    """Collect, and say what was done with each file."""
+    for line in collect(Course(args.course), args.assignment, args.given, args.pattern):
+        print(line)
+    return 0
+
+
+def run_grade(args: argparse.Namespace) -> int:
+    """Grade, with a bar over the submissions, and one line or more for each."""
+    if sys.platform == "win32":
+        raise ClassroomError("grade must run on Linux or macOS; got Windows: run it in WSL")
+    course = Course(args.course)
+    given = {key: getattr(args, key) for key in ("cell", "notebook") if getattr(args, key)}
+    if args.memory:
+        given["memory"] = int(args.memory * 2**30)
+    limits = sandbox.Limits(**given)
+    if warning := sandbox.warning():
+        print(f"Warning. {warning}", file=sys.stderr)
+    count = len(course.students("submitted", course.check(args.assignment)))
+    outcomes = grade(course, args.assignment, jobs=args.jobs, limits=limits, again=args.again)
+    with tqdm(total=count, unit="submission") as bar:
+        for outcome in outcomes:
+            bar.write(str(outcome))
+            bar.update()
+    return 0
+
+
+def run_feedback(args: argparse.Namespace) -> int:
+    """Write the pages of all students who are graded."""
+    course = Course(args.course)
+    students = course.students("autograded", course.check(args.assignment))
+    if not students:
+        raise ClassroomError(
+            f"assignment must be graded; got no marks for {args.assignment!r}: run `grade` first"
+        )
+    for student in tqdm(students, unit="page"):
+        tqdm.write(str(feedback(course, args.assignment, student)))
+    return 0
+
+
+def run_export(args: argparse.Namespace) -> int:
+    """Write the table of points."""
+    course = Course(args.course)
+    names = [course.check(name) for name in args.assignments or course.assignments]
+    rows = export(course, names)
+    if args.to is None:
+        csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
+        return 0
+    with args.to.open("w", encoding="utf8", newline="") as file:
+        csv.writer(file).writerows(rows)
+    print(f"{len(rows) - 1} rows in {args.to}")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; what a person has to put right is one sentence, and status 2."""
+    args = parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except ClassroomError as error:
+        print(f"{error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted. The same command goes on from here.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,174 @@
+"""The layer: one causal map, over a sequence or for one sample, with a state between calls."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from ssmlab import _check
+from ssmlab._typing import Float
+from ssmlab.nn import _check as nn_check
+
+Signal = Float[Tensor, "batch length channels"]
+Sample = Float[Tensor, "batch channels"]
+S = TypeVar("S")
+
+
+class Layer(torch.nn.Module, ABC, Generic[S]):
+    """What every layer keeps to: (batch, length, channels) to the same shape, from the past only.
+
+    ``forward`` runs over a whole sequence at once, ``step`` for one sample: the same map, so a
+    sequence can be cut anywhere. A state that one of them returns goes into the next call of
+    either. It is a tensor, or a named tuple of states; ``initial_state`` makes that before the
+    first sample. A layer that reads the future has none, and says so when it is asked for one.
+
+    A layer of your own has ``initial_state`` and ``_sequence``, and is then checked, stepped and
+    trained like the others. ``_sample`` and ``time_scales`` may stay as they are here.
+
+    Parameters
+    ----------
+    channels : int
+        Numbers at one time, in and out.
+
+    Examples
+    --------
+    A leaky sum, with a learned leak for each channel. Its step is a sequence of length 1.
+
+    >>> class Leaky(Layer):
+    ...     def __init__(self, channels):
+    ...         super().__init__(channels)
+    ...         self.leak = torch.nn.Parameter(torch.full((channels,), 0.5))
+    ...     def initial_state(self, batch):
+    ...         return self.leak.new_zeros(batch, self.channels)
+    ...     def _sequence(self, x, state, need_state):
+    ...         h, outputs = self.initial_state(len(x)) if state is None else state, []
+    ...         for x_t in x.unbind(1):
+    ...             h = self.leak * h + x_t
+    ...             outputs.append(h)
+    ...         return torch.stack(outputs, 1), h
+    >>> layer, x = Leaky(1), torch.tensor([[[1.0], [0.0], [0.0]]])
+    >>> y, state = layer(x, return_state=True)
+    >>> y_t, state = layer.step(x[:, 0], state)
+    >>> y.detach().flatten(), y_t.item()
+    (tensor([1.0000, 0.5000, 0.2500]), 1.125)
+    >>> layer(x[..., 0])
+    Traceback (most recent call last):
+        ...
+    ValueError: x must have shape (batch, length, 1) and not be empty; got (1, 3): put the 1
+    channels last
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = _check.count("channels", channels)
+
+    def forward(
+        self, x: Signal, state: S | None = None, *, return_state: bool = False, **options: Any
+    ) -> Signal | tuple[Signal, S]:
+        """Run over the whole sequence at once.
+
+        Parameters
+        ----------
+        x : Tensor, (batch, length, channels)
+            Of the type of the parameters.
+        state : optional
+            From ``initial_state`` or an earlier call; that before the first sample by default.
+        return_state : bool
+            Whether to return the state after the last sample too. It is not computed otherwise.
+        **options
+            The layer's own, such as ``rate`` of S4 and S4D.
+
+        Returns
+        -------
+        y : Tensor, (batch, length, channels)
+        state
+            With ``return_state``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If ``x`` or ``state`` has the wrong type or shape, or the layer has no state.
+        """
+        nn_check.signal("x", x, ("batch", "length"), self._like(), self.channels)
+        if state is not None:
+            self._check_state(state, len(x))
+        y, state = self._sequence(x, state, return_state, **options)
+        return (y, state) if return_state else y
+
+    def step(self, x_t: Sample, state: S, **options: Any) -> tuple[Sample, S]:
+        """Run for one sample, as a recurrent network.
+
+        Parameters
+        ----------
+        x_t : Tensor, (batch, channels)
+        state
+            From ``initial_state`` or an earlier call.
+        **options
+            As in ``forward``.
+
+        Returns
+        -------
+        y_t : Tensor, (batch, channels)
+        state
+
+        Raises
+        ------
+        TypeError, ValueError
+            As in ``forward``.
+        """
+        nn_check.signal("x_t", x_t, ("batch",), self._like(), self.channels)
+        self._check_state(state, len(x_t))
+        return self._sample(x_t, state, **options)
+
+    @abstractmethod
+    def initial_state(self, batch: int) -> S:
+        """Return the state before the first sample."""
+
+    def time_scales(self) -> list[torch.nn.Parameter]:
+        """Return the parameters that set how fast the layer forgets; none by default.
+
+        ``parameter_groups`` gives them a small learning rate and no decay. Layers inside this one
+        name their own.
+        """
+        return []
+
+    @abstractmethod
+    def _sequence(self, x: Signal, state: S | None, need_state: bool) -> tuple[Signal, Any]:
+        """Return the outputs and the last state, or anything in its place if it is not needed.
+
+        ``state`` is None before the first sample. The layer's own options are keywords.
+        """
+
+    def _sample(self, x_t: Sample, state: S) -> tuple[Sample, S]:
+        """Run for one sample: a sequence of length 1, unless a layer knows better."""
+        y, state = self._sequence(x_t[:, None], state, True)
+        return y[:, 0], state
+
+    def _check_state(self, state: Any, batch: int) -> None:
+        """Ask for the shapes and types of ``initial_state``."""
+        expected = describe(self.initial_state(batch))
+        if describe(state) != expected:
+            raise ValueError(
+                f"state must be {expected}; got {describe(state)}: start with "
+                f"initial_state({batch})"
+            )
+
+    def _like(self) -> Tensor:
+        """Return a parameter, whose type and device are those of the layer."""
+        return next(self.parameters())
+
+
+def describe(state: Any) -> str:
+    """Write down a state's types and shapes.
+
+    >>> describe((torch.zeros(2, 3), None))
+    'tuple(float32 of shape (2, 3), a NoneType)'
+    """
+    if isinstance(state, Tensor):
+        return f"{str(state.dtype).removeprefix('torch.')} of shape {tuple(state.shape)}"
+    if isinstance(state, tuple):
+        return f"{type(state).__name__}({', '.join(map(describe, state))})"
+    return f"a {type(state).__name__}"

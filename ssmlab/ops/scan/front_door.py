@@ -1,0 +1,228 @@
+r"""The front door of the selective scan: one function, three backends, gradients."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ssmlab import _check
+from ssmlab._typing import Float, Inexact
+from ssmlab.ops.scan.backend import Problem, Whole, surround
+from ssmlab.selective import check_kinds, check_shapes
+
+Signal = Float[Tensor, "batch length channels"]
+State = Inexact[Tensor, "batch channels state"]
+
+BACKENDS = ("auto", "torch", "cpu", "triton")
+#: What each compiled backend needs.
+PACKAGES = {"cpu": "numba", "triton": "triton"}
+
+
+def selective_scan(
+    x: Signal,
+    dt: Signal,
+    A: Inexact[Tensor, "channels state"],
+    B: Inexact[Tensor, "..."],
+    C: Inexact[Tensor, "..."],
+    D: Float[Tensor, "channels"] | None = None,
+    z: Signal | None = None,
+    *,
+    dt_bias: Float[Tensor, "channels"] | None = None,
+    softplus: bool = False,
+    h0: State | None = None,
+    return_last_state: bool = False,
+    backend: str = "auto",
+) -> Signal | tuple[Signal, State]:
+    r"""Run :math:`h_t = e^{\Delta_t A} h_{t-1} + \Delta_t B_t x_t`, :math:`y_t = C_t h_t + D x_t`.
+
+    Parameters
+    ----------
+    x : Tensor, (batch, length, channels)
+    dt : Tensor, (batch, length, channels)
+        Step sizes; with ``softplus``, what they are made from.
+    A : Tensor, (channels, state)
+        The diagonal of each channel's A; real, or complex with half of each conjugate pair, and
+        then :math:`y = 2 \operatorname{Re}(C h) + D x`.
+    B, C : Tensor
+        (batch, length, state) for each step; (batch, length, groups, state) for each step and group
+        of neighbouring channels; (channels, state) if constant. Complex only if A is.
+    D : Tensor, (channels,), optional
+        The direct path.
+    z : Tensor, (batch, length, channels), optional
+        The gate: y is multiplied by :math:`\operatorname{silu}(z) = z / (1 + e^{-z})`.
+    dt_bias : Tensor, (channels,), optional
+        Added to ``dt`` first.
+    softplus : bool
+        Whether the step sizes are :math:`\ln(1 + e^{\Delta})` of what is given.
+    h0 : Tensor, (batch, channels, state), optional
+        The state before the first step; 0 by default.
+    return_last_state : bool
+        Whether to return the state after the last step too.
+    backend : {"auto", "torch", "cpu", "triton"}
+        "triton" is a GPU kernel, "cpu" a compiled one, "torch" a plain loop for any device. "auto"
+        takes the fastest that is installed and takes these tensors.
+
+    Returns
+    -------
+    y : Tensor, (batch, length, channels)
+        Of the type of x.
+    h : Tensor, (batch, channels, state)
+        With ``return_last_state``: float32 or, if any argument is double, float64, or the complex
+        type of this precision. Give it as ``h0`` to go on.
+
+    Raises
+    ------
+    ImportError
+        If the backend that was asked for is not installed.
+
+    Notes
+    -----
+    Differentiable in every tensor, the last state too; the compiled backends refuse a second
+    derivative. Arithmetic is in float32, or float64 if any argument is; float16 and bfloat16 are
+    read and written as such. Any strides are taken. The result is the same bits in every run.
+    Memory: the fast backends never store (batch, length, channels, state).
+    Source: Gu and Dao, "Mamba: linear-time sequence modeling with selective state spaces",
+    arXiv:2312.00752; chapters 11 and 13. The slow twin is :func:`ssmlab.selective.selective_scan`.
+
+    Examples
+    --------
+    >>> x = torch.tensor([[[1.0], [5.0], [1.0]]])
+    >>> dt, A, B = torch.tensor([[[1.0], [0.0], [1.0]]]), -torch.ones(1, 1), torch.ones(1, 3, 1)
+    >>> selective_scan(x, dt, A, B, C=B).flatten()
+    tensor([1.0000, 1.0000, 1.3679])
+    """
+    optional = {"D": D, "z": z, "dt_bias": dt_bias, "h0": h0}
+    tensors = {"x": x, "dt": dt, "A": A, "B": B, "C": C}
+    tensors |= {name: value for name, value in optional.items() if value is not None}
+    dtype = _check_tensors(tensors)
+    h0 = A.new_zeros(len(x), *A.shape, dtype=dtype) if h0 is None else h0.to(dtype)
+    scan = _backend(backend, x.device, A.is_complex())
+    y, h = scan(Problem(x, dt, A, B, C, h0, D, z, dt_bias, softplus))
+    return (y, h) if return_last_state else y
+
+
+def selective_scan_step(
+    x: Float[Tensor, "batch channels"],
+    dt: Float[Tensor, "batch channels"],
+    A: Inexact[Tensor, "channels state"],
+    B: Inexact[Tensor, "..."],
+    C: Inexact[Tensor, "..."],
+    D: Float[Tensor, "channels"] | None = None,
+    z: Float[Tensor, "batch channels"] | None = None,
+    *,
+    h0: State,
+    dt_bias: Float[Tensor, "channels"] | None = None,
+    softplus: bool = False,
+    backend: str = "auto",
+) -> tuple[Float[Tensor, "batch channels"], State]:
+    r"""Take in one sample: a scan of length 1, by the same code.
+
+    Parameters
+    ----------
+    x, dt, z : Tensor, (batch, channels)
+    B, C : Tensor
+        (batch, 1, state), (batch, 1, groups, state) or, if constant, (channels, state).
+    h0 : Tensor, (batch, channels, state)
+        The state before this step.
+    A, D, dt_bias, softplus, backend
+        As for ``selective_scan``, whose errors these are too.
+
+    Returns
+    -------
+    y : Tensor, (batch, channels)
+    h : Tensor, (batch, channels, state)
+        The state after this step, the ``h0`` of the next.
+
+    Examples
+    --------
+    >>> one, h = torch.ones(1, 1), torch.zeros(1, 1, 1)
+    >>> for sample in (1.0, 0.0):
+    ...     y, h = selective_scan_step(sample * one, one, -one, one[None], one[None], h0=h)
+    >>> y
+    tensor([[0.3679]])
+    """
+    y, h = selective_scan(
+        x[:, None],
+        dt[:, None],
+        A,
+        B,
+        C,
+        D,
+        z if z is None else z[:, None],
+        dt_bias=dt_bias,
+        softplus=softplus,
+        h0=h0,
+        return_last_state=True,
+        backend=backend,
+    )
+    return y[:, 0], h
+
+
+def _check_tensors(tensors: dict[str, Tensor]) -> torch.dtype:
+    """Check types, devices and shapes; return the type of the state."""
+    for name, value in tensors.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"{name} must be a torch tensor; got {type(value).__name__}: convert it with "
+                "torch.as_tensor, or use ssmlab.selective_scan for arrays"
+            )
+        if not (value.is_floating_point() or value.is_complex()) or value.dtype.itemsize == 1:
+            raise TypeError(
+                f"{name} must be of type float16, bfloat16, float32, float64 or complex; got "
+                f"{value.dtype}: convert it, for example with {name}.float()"
+            )
+        if value.device != tensors["x"].device:
+            raise ValueError(
+                f"{name} must be on the device of x, {tensors['x'].device}; got {value.device}: "
+                f"move it with {name}.to(x.device)"
+            )
+    check_shapes(**tensors)
+    check_kinds({name: value.is_complex() for name, value in tensors.items()})
+    double = any(v.dtype in (torch.float64, torch.complex128) for v in tensors.values())
+    dtype = torch.float64 if double else torch.float32
+    return dtype.to_complex() if tensors["A"].is_complex() else dtype
+
+
+def _backend(name: str, device: torch.device, is_complex: bool) -> Whole:
+    """Return the backend that is asked for, as a function of the whole problem."""
+    name = _available(name, device)
+    if name == "torch":
+        from ssmlab.ops.scan.torch_loop import scan
+    elif name == "cpu":
+        from ssmlab.ops.scan.numba_kernel import scan
+    elif is_complex:
+        from ssmlab.ops.scan.triton_complex import scan
+    else:
+        from ssmlab.ops.scan import triton_kernels
+
+        return triton_kernels.scan
+    return partial(surround, scan)
+
+
+def _available(name: str, device: torch.device) -> str:
+    """Turn "auto" into a name; ask for what this backend needs."""
+    _check.choice("backend", name, BACKENDS)
+    if name == "auto":
+        name = {"cpu": "cpu", "cuda": "triton"}.get(device.type, "torch")
+        name = name if _is_installed(name) else "torch"
+    if not _is_installed(name):
+        raise ImportError(
+            f"backend {name!r} needs {PACKAGES[name]}, which is not installed: install it with "
+            f"pip install {PACKAGES[name]}, or use backend='torch'"
+        )
+    if name == "cpu" and device.type != "cpu":
+        raise ValueError(
+            f"backend 'cpu' needs tensors on the CPU; got {device}: use backend='auto'"
+        )
+    if name == "triton":
+        from ssmlab.ops.scan import launch
+
+        launch.check(device)
+    return name
+
+
+def _is_installed(backend: str) -> bool:
+    return backend == "torch" or importlib.util.find_spec(PACKAGES[backend]) is not None

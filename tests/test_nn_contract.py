@@ -1,0 +1,169 @@
+"""What every layer promises: one map in two forms, cut anywhere, from the past only, learnable."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+from layer_cases import CHANNELS, DEVICES, LAYERS, TOLERANCE, by_steps, leaves, make, noise, rebuilt
+from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
+
+from ssmlab import nn
+from ssmlab.nn import rwkv
+from ssmlab.nn.layer import describe
+
+every_layer = pytest.mark.parametrize("name", LAYERS)
+
+
+# --- one map -------------------------------------------------------------------------------------
+
+
+@every_layer
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("length", [1, 2, 13])
+@pytest.mark.parametrize("device", DEVICES)
+@torch.no_grad()
+def test_step_is_forward(name, dtype, length, device):
+    """From the start and from a state in the middle, outputs and last states."""
+    layer = make(name, dtype).to(device)
+    x = noise(2, length, CHANNELS, dtype=dtype).to(device)
+    _, warm = layer(noise(2, 6, CHANNELS, dtype=dtype, seed=2).to(device), return_state=True)
+    for start in (layer.initial_state(2), warm):
+        y, end = layer(x, start, return_state=True)
+        steps, end_of_steps = by_steps(layer, x, start)
+        assert y.dtype == dtype
+        assert describe(end) == describe(end_of_steps)
+        for a, b in zip([y, *leaves(end)], [steps, *leaves(end_of_steps)], strict=True):
+            assert_close(a, b, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@every_layer
+@torch.no_grad()
+def test_a_sequence_can_be_cut_anywhere(name):
+    layer, x = make(name), noise(2, 9, CHANNELS)
+    y = layer(x)
+    for cut in range(1, 9):
+        first, state = layer(x[:, :cut], return_state=True)
+        assert_close(torch.cat([first, layer(x[:, cut:], state)], 1), y, rtol=1e-10, atol=1e-12)
+
+
+@every_layer
+def test_no_output_depends_on_the_future(name):
+    layer, x = make(name), noise(1, 12, CHANNELS).requires_grad_()
+    layer(x)[0, 7].sum().backward()
+    assert x.grad[0, :8].abs().amax(-1).min() > 0
+    assert x.grad[0, 8:].abs().max() < 1e-12
+
+
+@every_layer
+@torch.no_grad()
+def test_a_state_that_nobody_asked_for_changes_nothing_and_costs_nothing(name):
+    layer, x = make(name), noise(1, 9, CHANNELS)
+    with FlopCounterMode(display=False) as without:
+        y = layer(x)
+    with FlopCounterMode(display=False) as with_state:
+        same, state = layer(x, return_state=True)
+    assert torch.equal(y, same)
+    assert_close(layer(x, layer.initial_state(1)), y, rtol=1e-12, atol=1e-14)
+    more = with_state.get_total_flops() - without.get_total_flops()
+    matrices = name.startswith(("S4", "RetNet", "LinearAttention"))
+    assert more > 0 if matrices else more >= 0
+    if not isinstance(layer, nn.Attention):
+        assert describe(state) == describe(layer.initial_state(1))
+
+
+# --- gradients -----------------------------------------------------------------------------------
+
+
+@every_layer
+def test_gradients_of_the_input_every_parameter_and_the_state(name):
+    layer, x = make(name), noise(1, 7, CHANNELS).requires_grad_()
+    _, warm = layer(noise(1, 3, CHANNELS, seed=3), return_state=True)
+    names, parameters = zip(*layer.named_parameters(), strict=True)
+    state = [v.detach().requires_grad_() for v in leaves(warm)]
+    scaled = isinstance(warm, rwkv.State)  # by a maximum that gets no gradient: the mean needs none
+    free = state[:3] if scaled else state
+
+    def run(x, *values):
+        given = dict(zip(names, values, strict=False))
+        start = rebuilt(warm, iter([*values[len(names) :], *state[len(free) :]]))
+        y, end = torch.func.functional_call(layer, given, (x, start), {"return_state": True})
+        ends = [] if scaled else leaves(end)
+        return y, *(torch.view_as_real(v) if v.is_complex() else v for v in ends)
+
+    assert torch.autograd.gradcheck(run, (x, *parameters, *free), atol=1e-6, fast_mode=True)
+
+
+@every_layer
+def test_gradients_of_forward_are_those_of_the_steps(name):
+    layer, x = make(name), noise(2, 7, CHANNELS)
+    found = []
+    for y in (layer(x), by_steps(layer, x, layer.initial_state(2))[0]):
+        found.append(torch.autograd.grad(y.square().sum(), tuple(layer.parameters())))
+    for one, other in zip(*found, strict=True):
+        assert_close(one, other, rtol=1e-9, atol=1e-11)
+
+
+@every_layer
+def test_every_parameter_learns_in_single_precision(name):
+    layer = make(name, torch.float32)
+    layer(noise(2, 9, CHANNELS, dtype=torch.float32)).square().sum().backward()
+    for parameter_name, parameter in layer.named_parameters():
+        assert parameter.grad.isfinite().all()
+        assert parameter.grad.abs().max() > 0, parameter_name
+
+
+@every_layer
+def test_time_scales_are_parameters_that_the_optimiser_sets_apart(name):
+    layer = make(name)
+    layers = [module for module in layer.modules() if isinstance(module, nn.Layer)]
+    slow = {id(p) for module in layers for p in module.time_scales()}
+    assert slow <= {id(p) for p in layer.parameters()}
+    groups = nn.parameter_groups(layer, lr=0.01, weight_decay=0.1)
+    apart = {id(p) for group in groups if not group["weight_decay"] for p in group["params"]}
+    assert apart == slow
+    assert all(group["lr"] == (0.01 if group["weight_decay"] else 0.001) for group in groups)
+
+
+@every_layer
+@torch.no_grad()
+def test_parameters_survive_a_file(name):
+    layer, x, file = make(name), noise(1, 5, CHANNELS), io.BytesIO()
+    torch.save(layer.state_dict(), file)
+    file.seek(0)
+    other = make(name, seed=9)
+    assert not torch.equal(other(x), layer(x))
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(other(x), layer(x))
+
+
+# --- wrong arguments -----------------------------------------------------------------------------
+
+
+@every_layer
+@pytest.mark.usefixtures("unchecked")
+def test_wrong_input_says_what_to_do(name):
+    layer, x = make(name), noise(2, 5, CHANNELS)
+    _, state = layer(x, return_state=True)
+    one = rebuilt(state, iter([v[:1] for v in leaves(state)]))
+    single = {torch.float64: torch.float32, torch.complex128: torch.complex64}
+    narrow = rebuilt(state, iter([v.to(single[v.dtype]) for v in leaves(state)]))
+    calls = {
+        r"x must have shape \(batch, length, 8\)": lambda: layer(x[0]),
+        r"got \(2, 5, 7\): put the 8 channels last": lambda: layer(x[..., :7]),
+        r"not be empty; got \(2, 0, 8\)": lambda: layer(x[:, :0]),
+        "x must be torch.float64.*got torch.float32: convert": lambda: layer(x.float()),
+        r"x_t must have shape \(batch, 8\)": lambda: layer.step(x, state),
+        "x_t must be torch.float64": lambda: layer.step(x[:, 0].float(), state),
+        r"state must be .*: start with initial_state\(2\)": lambda: layer(x, one),
+        r"state must be .*got.*str.*: start with": lambda: layer(x, "state"),
+        r"state must be .*got.*(float32|complex64)": lambda: layer(x, narrow),
+        r"state must be .*NoneType": lambda: layer.step(x[:, 0], None),
+        "batch must be at least 1; got 0": lambda: layer.initial_state(0),
+        "unexpected keyword argument 'speed'": lambda: layer(x, speed=2),
+    }
+    for message, call in calls.items():
+        with pytest.raises((TypeError, ValueError), match=message):
+            call()
