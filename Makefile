@@ -4,7 +4,7 @@
 # make lab       JupyterLab on book/
 # make assignments   the students' versions of the assignments, as zips in _build/assignments
 # make refresh   run the chapters in place and store what they print
-# make trainings train anew what the chapters show (hours on one core; results in book/results/)
+# make experiments/digits   measure anew what the chapters show of one experiment; make experiments lists them
 # make clean     remove what was built; the environment stays
 # Each makes .venv from requirements.txt on first use. Another Python: make book PYTHON=python3.12
 
@@ -22,7 +22,7 @@ PAGES := _config.yml _toc.yml tools/freshness.py $(shell find ssmlab book -type 
 SOURCES := book/assignments/nbgrader_config.py $(shell find book/assignments/source -type f) \
   $(shell find classroom -name '*.py')
 
-.PHONY: book assignments test lab refresh trainings clean
+.PHONY: book assignments test lab refresh experiments clean
 
 book: _build/html/.complete
 	@echo "The book: $(CURDIR)/_build/html/index.html"
@@ -38,11 +38,11 @@ lab: $(ENV)
 refresh: $(ENV)
 	$(BIN)/python tools/notebooks.py refresh
 
-TRAININGS := digits selective_copying induction_heads induction_model byte_model
+experiments:
+	@echo $(patsubst book/%.json,%,$(wildcard book/experiments/*.json))
 
-trainings: $(ENV)
-	rm -f book/results/selective_copying.json book/results/induction_heads.json
-	for name in $(TRAININGS); do $(BIN)/python book/results/$$name.py || exit 1; done
+experiments/%: $(ENV)
+	$(BIN)/python book/$@.py
 
 clean:
 	rm -rf _build .mypy_cache .pytest_cache .ruff_cache .coverage .hypothesis

@@ -1,41 +1,44 @@
-"""How to time code: warm up, repeat, take turns, and say what the machine was.
+"""How to time code: warm up, repeat, take turns.
 
 The first call is not like the others (caches fill, compilers run), so it is made but not counted.
 One number is chance, so a call is timed several times, and the median and the quartiles are given:
 an interruption moves the mean and leaves the median alone. Two programs timed one after the other
 meet two different machines (it warms up, somebody else comes), so they are timed in turns. And a
 GPU returns before it has finished, so we wait for it.
+
+Three clocks can be read. "wall" tells the seconds that pass. "cpu" tells the CPU seconds of this
+process, all its threads together, which other work on the machine disturbs less. "cuda" tells the
+seconds between two events in torch's current CUDA stream, one before and one after each call.
+Before each call it writes a quarter of a gigabyte, so that the call finds nothing in the cache, as
+in a model; meanwhile its orders arrive, so that the price of a launch is not in the time. What a
+chapter says of a time, and where it was measured, is kept by ``ssmlab.results``.
 """
 
 from __future__ import annotations
 
 import gc
-import json
-import os
-import platform
-import re
-import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
-from time import perf_counter
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter, process_time
 
 import numpy as np
 
 from ssmlab._typing import ArrayLike
 
 UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
-HERE = Path(__file__).resolve()
+CLOCKS = ("wall", "cpu", "cuda")
+COLD = 2**28  # bytes: more than the second-level cache of a GPU
 
 
 @dataclass(frozen=True)
 class Timing:
-    """The seconds that one call took, once for each repeat; each repeat made `calls` calls.
+    """The seconds that one call took, once for each repeat; each repeat made ``calls`` calls.
 
+    Examples
+    --------
     >>> timing = Timing(samples=(0.0012, 0.0010, 0.0030), calls=8)
     >>> timing.median, timing.quartiles, timing.repeats
     (0.0012, (0.0011, 0.0021), 3)
@@ -72,8 +75,10 @@ class Timing:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` measured: one Timing for each name; it prints as a table.
+    """What ``compare`` measured: one Timing for each name; it prints as a table.
 
+    Examples
+    --------
     >>> a, b = Timing((2e-3, 4e-3, 8e-3)), Timing((1e-3, 2e-3, 4e-3))
     >>> print(Comparison({"loop": a, "FFT": b}))
     loop  4 ms  1
@@ -106,6 +111,8 @@ class Comparison:
 def in_units(seconds: float) -> str:
     """Write a time with three digits, in the unit that suits it.
 
+    Examples
+    --------
     >>> in_units(0.00123456), in_units(45e-9), in_units(0.9999)
     ('1.23 ms', '45 ns', '1 s')
     """
@@ -121,35 +128,31 @@ def measure(
     warmup: int = 1,
     repeat: int = 7,
     seconds: float = 0.2,
-    device: str = "cpu",
+    clock: str = "wall",
 ) -> Timing:
     """Time a function of no arguments.
 
     Parameters
     ----------
-    func
+    func : Callable
         What is timed; write ``lambda: f(x)`` to time f at x.
-    warmup
+    warmup : int
         Calls before the first that counts.
-    repeat
+    repeat : int
         How often it is timed.
-    seconds
+    seconds : float
         About how long all repeats together should take: a fast function is called several times
         in each repeat, so that the clock has something to read.
-    device
-        "cpu" reads the clock of this machine, and waits for a GPU that torch is using; "cuda" takes
-        the time between two events in torch's current CUDA stream, without the cost of a launch.
+    clock : {"wall", "cpu", "cuda"}
+        What is read; the first two wait for a GPU that torch is using.
 
-    Raises
-    ------
-    ValueError
-        A number is out of range, or `device` is unknown or not there.
-
+    Examples
+    --------
     >>> timing = measure(lambda: sum(range(1000)), repeat=5, seconds=0.01)
     >>> timing.repeats, timing.median < 1
     (5, True)
     """
-    turns = compare({"": func}, warmup=warmup, repeat=repeat, seconds=seconds, device=device)
+    turns = compare({"": func}, warmup=warmup, repeat=repeat, seconds=seconds, clock=clock)
     return turns.timings[""]
 
 
@@ -159,67 +162,107 @@ def compare(
     warmup: int = 1,
     repeat: int = 7,
     seconds: float = 0.2,
-    device: str = "cpu",
+    clock: str = "wall",
 ) -> Comparison:
     """Time several functions in turns, so that a machine that slows down slows all of them alike.
 
-    Every second round runs backwards: a steady drift within a round cancels too. `functions` maps a
-    name to a function of no arguments; the other arguments, and the errors, are those of `measure`
-    for each function.
+    Every second round runs backwards: a steady drift within a round cancels too. ``functions`` maps
+    a name to a function of no arguments; the other arguments are those of ``measure``, for each
+    function.
 
+    Examples
+    --------
     >>> result = compare({"sum": lambda: sum([1, 2]), "max": lambda: max([1, 2])}, seconds=0.01)
     >>> list(result.medians), result.ratios["sum"]
     (['sum', 'max'], 1.0)
     """
     if not functions:
-        raise ValueError("functions must hold at least one function, got none")
+        raise ValueError("functions must hold at least one function; got none: name what to time")
     for name, value, least in (("warmup", warmup, 0), ("repeat", repeat, 1)):
         if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+            raise ValueError(f"{name} must be at least {least}; got {value}: pass a larger int")
     if not 0 < seconds < np.inf:
-        raise ValueError(f"seconds must be positive and finite, got {seconds}")
-    clock = _clock(device)
+        raise ValueError(
+            f"seconds must be positive and finite; got {seconds}: say how long to time, such as 0.2"
+        )
+    read = partial(_collecting_no_garbage, _reader(clock))
     calls = {}
     for name, func in functions.items():
         for _ in range(warmup):
             func()
         calls[name] = 1
-        while clock(func, calls[name]) < seconds / repeat:
+        while read(func, calls[name]) < seconds / repeat:
             calls[name] *= 2
     samples: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(repeat):
         for name in list(functions)[:: -1 if turn % 2 else 1]:
-            samples[name].append(clock(functions[name], calls[name]) / calls[name])
+            samples[name].append(read(functions[name], calls[name]) / calls[name])
     return Comparison({name: Timing(tuple(samples[name]), calls[name]) for name in functions})
 
 
-def _clock(device: str) -> Callable[[Callable[[], object], int], float]:
-    """Choose the clock: (func, calls) -> seconds for all the calls, collecting no garbage."""
-    if device not in ("cpu", "cuda"):
-        raise ValueError(f"device must be 'cpu' or 'cuda', got {device!r}")
-    if device == "cuda" and not _cuda_is_there():
-        raise ValueError("device 'cuda' needs torch and a GPU that it can use; take device='cpu'")
-    seconds = _cuda_seconds if device == "cuda" else _wall_seconds
+@dataclass
+class Elapsed:
+    """The seconds of one block: on the wall, and CPU seconds of this process."""
 
-    def run(func: Callable[[], object], calls: int) -> float:
-        collecting = gc.isenabled()
-        gc.disable()
-        try:
-            return seconds(func, calls)
-        finally:
-            if collecting:
-                gc.enable()
-
-    return run
+    wall: float = np.nan
+    cpu: float = np.nan
 
 
-def _wall_seconds(func: Callable[[], object], calls: int) -> float:
+@contextmanager
+def stopwatch() -> Iterator[Elapsed]:
+    """Time a block once, such as a training that nobody would repeat.
+
+    Examples
+    --------
+    >>> with stopwatch() as took:
+    ...     total = sum(range(1000))
+    >>> 0 < took.wall < 60, 0 <= took.cpu < 60
+    (True, True)
+    """
+    took = Elapsed()
     _wait_for_gpu()
-    start = perf_counter()
+    wall, cpu = perf_counter(), process_time()
+    yield took
+    _wait_for_gpu()
+    took.wall, took.cpu = perf_counter() - wall, process_time() - cpu
+
+
+Reader = Callable[[Callable[[], object], int], float]
+
+
+def _reader(clock: str) -> Reader:
+    """Choose what is read: (func, calls) -> seconds for all the calls."""
+    if clock not in CLOCKS:
+        raise ValueError(
+            f"clock must be 'wall', 'cpu' or 'cuda'; got {clock!r}: take 'cuda' for a GPU alone"
+        )
+    if clock == "cuda":
+        if not _cuda_is_there():
+            raise ValueError(
+                "clock must fit the machine; got 'cuda', which needs torch and a GPU that it can "
+                "use: take 'wall'"
+            )
+        return _cuda_seconds
+    return partial(_elapsed, perf_counter if clock == "wall" else process_time)
+
+
+def _collecting_no_garbage(read: Reader, func: Callable[[], object], calls: int) -> float:
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return read(func, calls)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _elapsed(now: Callable[[], float], func: Callable[[], object], calls: int) -> float:
+    _wait_for_gpu()
+    start = now()
     for _ in range(calls):
         func()
     _wait_for_gpu()
-    return perf_counter() - start
+    return now() - start
 
 
 def _wait_for_gpu() -> None:
@@ -239,14 +282,16 @@ def _cuda_is_there() -> bool:
 def _cuda_seconds(func: Callable[[], object], calls: int) -> float:
     import torch
 
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    cold = torch.empty(COLD // 4, dtype=torch.int32, device="cuda")
+    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(calls)]
     torch.cuda.synchronize()
-    start.record()
-    for _ in range(calls):
+    for start, end in events:
+        cold.zero_()
+        start.record()
         func()
-    end.record()
+        end.record()
     torch.cuda.synchronize()
-    return start.elapsed_time(end) / 1000
+    return sum(start.elapsed_time(end) for start, end in events) / 1000
 
 
 def slope(sizes: ArrayLike, seconds: ArrayLike) -> float:
@@ -255,136 +300,23 @@ def slope(sizes: ArrayLike, seconds: ArrayLike) -> float:
     On log-log paper p is the slope of the straight line: 1 for a cost that grows with the size, 2
     for one that grows with its square.
 
-    Raises
-    ------
-    ValueError
-        The two differ in length, fewer than two sizes differ, or a number is not positive.
-
+    Examples
+    --------
     >>> slope([100, 200, 400], [0.01, 0.04, 0.16])
     2.0
     """
     x, y = np.asarray(sizes, dtype=float), np.asarray(seconds, dtype=float)
     if x.ndim != 1 or x.shape != y.shape:
         raise ValueError(
-            f"sizes and seconds must be two lists of one length, got shapes {x.shape} and {y.shape}"
+            "sizes and seconds must be two lists of one length; got shapes "
+            f"{x.shape} and {y.shape}: give one time for each size"
         )
     if not (np.all((x > 0) & (y > 0)) and np.all(np.isfinite([x, y]))):
-        raise ValueError(f"sizes and seconds must be positive and finite, got {x} and {y}")
+        raise ValueError(
+            f"sizes and seconds must be positive and finite; got {x} and {y}: leave out what failed"
+        )
     if len(np.unique(x)) < 2:
-        raise ValueError(f"sizes must hold at least two different sizes, got {x}")
+        raise ValueError(
+            f"sizes must hold at least two different sizes; got {x}: measure at another size"
+        )
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
-
-
-def provenance() -> dict[str, Any]:
-    """Say where and with what a number was measured, to be kept beside it.
-
-    `commit` is that of the checkout that ssmlab runs from, and `dirty` tells whether ssmlab differs
-    from it; both are None outside a checkout.
-
-    >>> sorted(provenance())
-    ['commit', 'cores', 'cpu', 'date', 'device', 'dirty', 'packages', 'python', 'system']
-    """
-    packages = ["numpy", "scipy", *(name for name in ("torch", "numba") if name in sys.modules)]
-    cpu = _cpu()
-    commit, dirty = _commit()
-    return {
-        "device": _gpu() or cpu,
-        "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
-        "system": platform.platform(terse=True),
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in packages},
-        "commit": commit,
-        "dirty": dirty,
-        "date": datetime.now(UTC).date().isoformat(),
-    }
-
-
-def _ask(*command: str | Path) -> str | None:
-    """Return what a program answers; None if it fails or is not there."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _cpu() -> str:
-    """Name the processor, as Linux or macOS does, or else as Python does."""
-    cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text("utf8") if cpuinfo.exists() else ""
-    names = re.findall(r"^model name\s*: (.+)$", text, flags=re.MULTILINE)
-    apple = ("sysctl", "-n", "machdep.cpu.brand_string")
-    return names[0] if names else _ask(*apple) or platform.processor() or platform.machine()
-
-
-def _gpu() -> str | None:
-    """Name the GPU that torch is using, if it is."""
-    torch = sys.modules.get("torch")
-    return torch.cuda.get_device_name() if torch and torch.cuda.is_initialized() else None
-
-
-def _commit() -> tuple[str | None, bool | None]:
-    """Find the commit, and whether ssmlab differs; a checkout of something else does not count."""
-    git = ("git", "-C", HERE.parent)
-    if _ask(*git, "ls-files", "--error-unmatch", HERE) is None:
-        return None, None
-    return _ask(*git, "rev-parse", "HEAD"), bool(_ask(*git, "status", "--porcelain", "--", "."))
-
-
-def save_results(path: str | Path, data: Any) -> None:
-    """Write measured numbers with their provenance, as JSON, whole or not at all.
-
-    `data` is made of numbers, strings, lists, dicts, arrays and Timings.
-
-    Raises
-    ------
-    ValueError
-        A number is not finite.
-    TypeError
-        Something else is in `data`.
-
-    >>> from tempfile import TemporaryDirectory
-    >>> with TemporaryDirectory() as folder:
-    ...     save_results(Path(folder, "cost.json"), {"length": np.arange(3)})
-    ...     load_results(Path(folder, "cost.json"))["results"]
-    {'length': [0, 1, 2]}
-    """
-    path = Path(path)
-    record = {"provenance": provenance(), "results": data}
-    try:
-        text = json.dumps(record, indent=1, allow_nan=False, default=_plain)
-    except ValueError as error:
-        raise ValueError(f"data must hold finite numbers only: {error}") from None
-    unfinished = path.with_name(path.name + ".unfinished")
-    try:
-        unfinished.write_text(text + "\n", "utf8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def _plain(value: object) -> Any:
-    """Turn an array or a Timing into lists and dicts, for JSON."""
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    if isinstance(value, Timing):
-        return asdict(value) | {"median": value.median, "quartiles": value.quartiles}
-    raise TypeError(
-        "data must be made of numbers, strings, lists, dicts, arrays and Timings, "
-        f"got {type(value).__name__}"
-    )
-
-
-def load_results(path: str | Path) -> dict[str, Any]:
-    """Read what `save_results` wrote: a dict of "provenance" and "results".
-
-    Raises
-    ------
-    ValueError
-        The file holds something else.
-    """
-    try:
-        record = json.loads(Path(path).read_text("utf8"))
-        return {key: record[key] for key in ("provenance", "results")}
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path} must be a file that save_results wrote; measure again") from None

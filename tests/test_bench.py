@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
+from contextlib import contextmanager
 
 import pytest
 import torch
 
-from ssmlab import bench, timing
+from ssmlab import bench, results, timing
+from ssmlab.bench import command, peers
 
 SMALL = ["--channels", "3", "--length", "8", "--state", "2", "--seconds", "0.01", "--repeat", "3"]
 
@@ -16,7 +17,7 @@ SMALL = ["--channels", "3", "--length", "8", "--state", "2", "--seconds", "0.01"
 def test_writes_what_it_measured(tmp_path, capsys):
     file = tmp_path / "scan.json"
     bench.main([*SMALL, "--file", str(file), "--only", "torch", "associative_scan"])
-    record = timing.load_results(file)
+    record = results.load_results(file)
     assert record["provenance"]["packages"]["torch"] == torch.__version__
     passes = record["results"]["passes"]
     signals, per_step = 24, 16
@@ -50,9 +51,14 @@ def test_the_slow_are_called_once(monkeypatch, capsys):
 
         return scan
 
-    monkeypatch.setattr(bench, "_scans", lambda options: {name: count(name) for name in calls})
-    clock = iter([0, 1, 1, 6] * 2)  # the first call takes 1, that of the second 5 seconds
-    monkeypatch.setattr(bench, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(peers, "scans", lambda device: {name: count(name) for name in calls})
+    seconds = iter([1, 5] * 2)
+
+    @contextmanager
+    def stopwatch():
+        yield timing.Elapsed(wall=next(seconds))
+
+    monkeypatch.setattr(timing, "stopwatch", stopwatch)
     bench.main([*SMALL, "--patience", "2"])
     assert calls["associative_scan"] == 4  # in each pass a short warm-up, and one call
     assert calls["torch"] > 4
@@ -66,9 +72,8 @@ def test_nothing_is_quick(capsys):
 
 
 def test_every_way_is_the_same_map():
-    options = bench._parser().parse_args(SMALL)
-    problem = bench._problem(options, options.length)
-    scans = bench._scans(options)
+    problem = peers.problem(channels=3, length=8, state=2)
+    scans = peers.scans()
     assert {"cpu", "torch", "associative_scan", "transformers"} <= scans.keys()
     expected = scans["torch"](*problem)
     for scan in scans.values():
@@ -82,15 +87,14 @@ def test_an_unknown_name_is_refused():
 
 def test_the_backend_of_a_gpu_is_triton(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name in ("triton", "mamba_ssm"))
-    scans = bench._scans(argparse.Namespace(device="cuda", only=None))
-    assert list(scans) == ["triton", "torch", "associative_scan", "mamba_ssm"]
+    assert list(peers.scans("cuda")) == ["triton", "torch", "associative_scan", "mamba_ssm"]
 
 
 def test_per_cent_of_the_ceiling_is_of_what_is_measured(monkeypatch, tmp_path):
     """With memory ten times as slow, memory is the wall and the per cent grow."""
-    monkeypatch.setattr(bench, "exponentials_per_second", lambda device: 1e12)
+    monkeypatch.setattr(command, "exponentials_per_second", lambda device: 1e12)
     for rate in (1e3, 1e4):
-        monkeypatch.setattr(bench, "bytes_per_second", lambda device, rate=rate: rate)
+        monkeypatch.setattr(command, "bytes_per_second", lambda device, rate=rate: rate)
         bench.main([*SMALL, "--only", "torch", "--file", str(tmp_path / "scan.json")])
-        of = timing.load_results(tmp_path / "scan.json")["results"]["passes"]["forward"]
+        of = results.load_results(tmp_path / "scan.json")["results"]["passes"]["forward"]
         assert of["floor"] == of["counts"]["bytes"] / rate

@@ -94,9 +94,8 @@ ONCE = {
     ("explore.py", "_widgets"): "for a set of sliders",
     ("family/lru.py", "ring"): "for the parameters of a layer",
     ("nn/training.py", "fit_language_model"): "for a training",
-    ("ops/ceilings.py", "_cpu_kernel"): "for a process: cached",
+    ("bench/roofline.py", "_cpu_kernel"): "for a process: cached",
     ("ops/scan/numba_kernel.py", "_add_of"): "for a type: by numba, when it compiles",
-    ("timing.py", "_clock"): "for a measurement",
     ("viz.py", "block_diagram"): "for a picture",
 }
 

@@ -14,7 +14,7 @@ import torch
 from torch.testing import assert_close
 
 from ssmlab import mamba, nn
-from ssmlab.timing import load_results
+from ssmlab.results import load_results
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported
 torch.set_num_threads(1)
@@ -311,7 +311,7 @@ def test_only_mamba_can_be_saved(tmp_path):
 
 
 def test_the_shipped_model_loads():
-    folder = Path(__file__).parents[1] / "book/results/byte_model"
+    folder = Path(__file__).parents[1] / "book/experiments/byte_model"
     assert sum(path.stat().st_size for path in folder.iterdir()) < 2_000_000
     results = load_results(folder.with_suffix(".json"))["results"]
     model = nn.load_checkpoint(folder)

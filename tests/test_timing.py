@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import gc
 import importlib
-import json
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import date
-from pathlib import Path
 from types import SimpleNamespace
 
 import hypothesis.strategies as st
@@ -180,12 +177,12 @@ def test_garbage_is_collected_again_after_a_mistake(clock):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"warmup": -1}, "warmup must be at least 0, got -1"),
-        ({"repeat": 0}, "repeat must be at least 1, got 0"),
-        ({"seconds": 0.0}, "seconds must be positive and finite, got 0.0"),
-        ({"seconds": np.inf}, "seconds must be positive and finite, got inf"),
-        ({"seconds": np.nan}, "seconds must be positive and finite, got nan"),
-        ({"device": "tpu"}, "device must be 'cpu' or 'cuda', got 'tpu'"),
+        ({"warmup": -1}, "warmup must be at least 0; got -1"),
+        ({"repeat": 0}, "repeat must be at least 1; got 0"),
+        ({"seconds": 0.0}, "seconds must be positive and finite; got 0.0"),
+        ({"seconds": np.inf}, "seconds must be positive and finite; got inf"),
+        ({"seconds": np.nan}, "seconds must be positive and finite; got nan"),
+        ({"clock": "sun"}, "clock must be 'wall', 'cpu' or 'cuda'; got 'sun'"),
     ],
 )
 def test_bad_options_stop_before_any_call(options, sentence):
@@ -196,7 +193,7 @@ def test_bad_options_stop_before_any_call(options, sentence):
 
 
 def test_compare_needs_a_function():
-    with pytest.raises(ValueError, match="functions must hold at least one function, got none"):
+    with pytest.raises(ValueError, match="functions must hold at least one function; got none"):
         timing.compare({})
 
 
@@ -207,18 +204,26 @@ class FakeTorch(SimpleNamespace):
     """Just enough of torch: a GPU that works later than it is told to."""
 
     def __init__(self, clock: Clock, *, available: bool = True) -> None:
-        self.clock, self.queued = clock, 0.0
+        self.clock, self.queued, self.cold = clock, 0.0, []
+        self.int32 = "int32"
         self.cuda = SimpleNamespace(
             is_available=lambda: available,
             is_initialized=lambda: available,
             synchronize=self.synchronize,
-            get_device_name=lambda: "Fake GPU",
             Event=self.event,
         )
 
     def launch(self) -> None:
         self.clock.now += 1e-6
         self.queued += 0.25
+
+    def empty(self, size: int, *, dtype: str, device: str) -> SimpleNamespace:
+        assert (dtype, device) == ("int32", "cuda")
+        return SimpleNamespace(zero_=lambda: self.empty_the_cache(4 * size))
+
+    def empty_the_cache(self, size: int) -> None:
+        self.cold.append(size)
+        self.queued += 0.1
 
     def synchronize(self) -> None:
         self.clock.now += self.queued
@@ -244,23 +249,50 @@ def test_the_clock_waits_for_the_gpu(clock, monkeypatch):
 def test_cuda_events_time_the_gpu(clock, monkeypatch):
     torch = FakeTorch(clock)
     monkeypatch.setitem(sys.modules, "torch", torch)
-    t = timing.measure(torch.launch, repeat=3, seconds=6, device="cuda")
+    t = timing.measure(torch.launch, repeat=3, seconds=6, clock="cuda")
     assert t.calls == 8
     assert t.samples == pytest.approx([0.25] * 3, rel=1e-4)
+    assert set(torch.cold) == {2**28}
+    assert len(torch.cold) == 1 + 2 + 4 + 8 + 3 * 8  # before every call but the warm-up
+
+
+def test_cpu_seconds_are_not_those_on_the_wall(monkeypatch):
+    wall, cpu = Clock(), Clock()
+    monkeypatch.setattr(timing, "perf_counter", wall)
+    monkeypatch.setattr(timing, "process_time", cpu)
+
+    def work_while_others_do() -> None:
+        wall.now += 3.0
+        cpu.now += 1.0
+
+    assert timing.measure(work_while_others_do, clock="wall").median == 3.0
+    assert timing.measure(work_while_others_do, clock="cpu").median == 1.0
+    with timing.stopwatch() as took:
+        work_while_others_do()
+    assert took == timing.Elapsed(wall=3.0, cpu=1.0)
+
+
+def test_a_stopwatch_waits_for_the_gpu(clock, monkeypatch):
+    torch = FakeTorch(clock)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    torch.queued = 99.0  # somebody else's work, still running
+    with timing.stopwatch() as took:
+        torch.launch()
+    assert took.wall == pytest.approx(0.250001)
 
 
 def test_cuda_without_a_gpu_is_refused(clock, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", FakeTorch(clock, available=False))
-    with pytest.raises(ValueError, match="device 'cuda' needs torch and a GPU"):
-        timing.measure(clock.work(1), device="cuda")
+    with pytest.raises(ValueError, match="got 'cuda', which needs torch and a GPU"):
+        timing.measure(clock.work(1), clock="cuda")
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ValueError, match="device 'cuda' needs torch and a GPU"):
-        timing.measure(clock.work(1), device="cuda")
+    with pytest.raises(ValueError, match="got 'cuda', which needs torch and a GPU"):
+        timing.measure(clock.work(1), clock="cuda")
 
 
 def test_timing_does_not_import_torch():
     code = (
-        "import sys; from ssmlab.timing import *; measure(int, seconds=1e-3); provenance();"
+        "import sys; from ssmlab.timing import *; measure(int, seconds=1e-3);"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -291,8 +323,8 @@ def test_slope_is_the_least_squares_line():
 @pytest.mark.parametrize(
     ("sizes", "seconds", "sentence"),
     [
-        ([1, 2], [1.0], r"two lists of one length, got shapes \(2,\) and \(1,\)"),
-        (1, 1.0, r"two lists of one length, got shapes \(\) and \(\)"),
+        ([1, 2], [1.0], r"two lists of one length; got shapes \(2,\) and \(1,\)"),
+        (1, 1.0, r"two lists of one length; got shapes \(\) and \(\)"),
         ([0, 2], [1.0, 2.0], "must be positive and finite"),
         ([1, 2], [1.0, -2.0], "must be positive and finite"),
         ([1, 2], [1.0, np.nan], "must be positive and finite"),
@@ -304,142 +336,6 @@ def test_slope_is_the_least_squares_line():
 def test_slope_says_what_is_wrong(sizes, seconds, sentence):
     with pytest.raises(ValueError, match=sentence):
         timing.slope(sizes, seconds)
-
-
-# provenance and results
-
-
-def git(folder: Path, *command: str) -> str:
-    who = ("-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=main")
-    answer = subprocess.run(
-        ["git", "-C", str(folder), *who, *command], capture_output=True, text=True, check=True
-    )
-    return answer.stdout.strip()
-
-
-def test_provenance_names_the_machine_and_the_versions():
-    record = timing.provenance()
-    assert record["cpu"]
-    assert record["cores"] >= 1
-    assert record["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert record["packages"]["numpy"] == np.__version__
-    assert date.fromisoformat(record["date"]) <= date.today()
-
-
-def test_provenance_names_the_gpu_and_the_packages_in_use(clock, monkeypatch):
-    monkeypatch.delitem(sys.modules, "torch", raising=False)
-    monkeypatch.delitem(sys.modules, "numba", raising=False)
-    record = timing.provenance()
-    assert set(record["packages"]) == {"numpy", "scipy"}
-    assert record["device"] == record["cpu"]
-    monkeypatch.setitem(sys.modules, "torch", FakeTorch(clock))
-    record = timing.provenance()
-    assert record["device"] == "Fake GPU"
-    assert set(record["packages"]) == {"numpy", "scipy", "torch"}
-    monkeypatch.setitem(sys.modules, "torch", FakeTorch(clock, available=False))
-    assert timing.provenance()["device"] == record["cpu"]
-
-
-def test_the_commit_is_that_of_the_checkout_that_runs(tmp_path, monkeypatch):
-    code = tmp_path / "ssmlab" / "timing.py"
-    code.parent.mkdir()
-    code.write_text("# version 1\n")
-    monkeypatch.setattr(timing, "HERE", code)
-    assert timing._commit() == (None, None)  # no checkout
-    git(tmp_path, "init")
-    (tmp_path / "README").write_text("")
-    git(tmp_path, "add", "README")
-    git(tmp_path, "commit", "-m", "another project, with ssmlab inside its environment")
-    assert timing._commit() == (None, None)
-    git(tmp_path, "add", ".")
-    git(tmp_path, "commit", "-m", "ssmlab")
-    head = git(tmp_path, "rev-parse", "HEAD")
-    assert timing._commit() == (head, False)
-    (tmp_path / "README").write_text("a change that no measurement depends on")
-    assert timing._commit() == (head, False)
-    code.write_text("# version 2\n")
-    assert timing._commit() == (head, True)
-
-
-def test_without_git_there_is_no_commit(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    assert timing._commit() == (None, None)
-
-
-def test_the_processor_has_a_name_without_proc(monkeypatch):
-    monkeypatch.setattr(Path, "exists", lambda self: False)
-    monkeypatch.setattr(timing, "_ask", lambda *command: "Fake M9")
-    assert timing._cpu() == "Fake M9"
-
-
-def test_results_come_back_with_their_provenance(tmp_path):
-    path = tmp_path / "cost.json"
-    t = Timing((1.0, 2.0, 3.0), calls=4)
-    timing.save_results(path, {"size": np.int64(7), "cost": np.array([1.5, 2.5]), "loop": t})
-    record = timing.load_results(path)
-    assert record["results"]["size"] == 7
-    assert record["results"]["cost"] == [1.5, 2.5]
-    assert record["results"]["loop"] == {
-        "samples": [1.0, 2.0, 3.0],
-        "calls": 4,
-        "median": 2.0,
-        "quartiles": [1.5, 2.5],
-    }
-    assert record["provenance"] == timing.provenance()
-    assert path.read_text("utf8").endswith("}\n")
-    assert [p.name for p in tmp_path.iterdir()] == ["cost.json"]
-
-
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
-        | st.text(),
-        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-        max_leaves=8,
-    )
-)  # fmt: skip
-def test_what_is_saved_is_what_is_loaded(tmp_path_factory, data):
-    path = tmp_path_factory.mktemp("results") / "any.json"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(timing, "provenance", dict)
-        timing.save_results(path, data)
-    assert timing.load_results(str(path))["results"] == data
-
-
-@pytest.mark.parametrize(
-    ("data", "error", "sentence"),
-    [
-        ({"a": float("nan")}, ValueError, "data must hold finite numbers only"),
-        ({"a": np.array([np.inf])}, ValueError, "data must hold finite numbers only"),
-        ({"a": object()}, TypeError, "arrays and Timings, got object"),
-    ],
-)
-def test_bad_results_leave_the_old_file_alone(tmp_path, data, error, sentence):
-    path = tmp_path / "cost.json"
-    timing.save_results(path, 1)
-    before = path.read_text()
-    with pytest.raises(error, match=sentence):
-        timing.save_results(path, data)
-    assert path.read_text() == before
-
-
-def test_an_interrupted_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
-    path = tmp_path / "cost.json"
-    timing.save_results(path, 1)
-    before = path.read_text()
-    monkeypatch.setattr(Path, "replace", lambda self, target: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        timing.save_results(path, 2)
-    assert path.read_text() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["cost.json"]
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps({"results": 1}), "3"])
-def test_another_file_is_refused(tmp_path, text):
-    path = tmp_path / "other.json"
-    path.write_text(text)
-    with pytest.raises(ValueError, match="must be a file that save_results wrote; measure again"):
-        timing.load_results(path)
 
 
 def test_the_module_loads_by_its_name():

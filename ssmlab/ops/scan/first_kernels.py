@@ -100,7 +100,7 @@ def scan_gradients(
 
 
 def exponentials(out: Float[Tensor, "elements"], rounds: int) -> None:
-    """Take 2^-v over and over, in registers: what ``ssmlab.ops.ceilings`` times.
+    """Take 2^-v over and over, in registers: what ``ssmlab.bench.roofline`` times.
 
     Examples
     --------

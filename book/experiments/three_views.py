@@ -3,7 +3,7 @@
 One BLAS thread, double precision, a dense A_bar. Each view is timed against the length L at 64
 states, and against the number of states N at L = 256. Run it anew on another machine with
 
-    python book/results/three_views.py
+    python book/experiments/three_views.py
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from __future__ import annotations
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
+import common
 import numpy as np
-from ssmlab import DiscreteStateSpace, lti, timing
-from threadpoolctl import threadpool_limits
+from ssmlab import DiscreteStateSpace, lti, results, timing
 
 STATES = (128, 256, 512, 1024)
 SHORT = tuple(2**k for k in range(10, 15))
@@ -123,14 +123,14 @@ def peak(view: View, case: Case) -> int:
 
 
 def sweep(
-    view: View, sizes: tuple[int, ...], cases: list[Case]
+    view: View, sizes: tuple[int, ...], cases: list[Case], quick: bool
 ) -> dict[str, Any]:
     """Measure one view at several sizes, in turns."""
     runs = {
-        str(size): lambda case=case: view.run(case)
+        str(size): partial(view.run, case)
         for size, case in zip(sizes, cases, strict=True)
     }
-    measured = timing.compare(runs, warmup=2, repeat=25)
+    measured = timing.compare(runs, **common.pace(quick, warmup=2, repeat=25))
     memory = [
         view.kept(case) if view.kept else peak(view, case) for case in cases
     ]
@@ -148,21 +148,22 @@ def sweep(
     }
 
 
-def main() -> None:
-    """Measure all views and write the result file."""
+def main(quick: bool = False) -> None:
+    """Measure all views and write the record."""
     rows = []
     for view in VIEWS:
-        by_length = sweep(
-            view, view.lengths, [draw(L, 64) for L in view.lengths]
+        lengths, states = (
+            common.few(sizes, quick) for sizes in (view.lengths, STATES)
         )
-        by_state = sweep(view, STATES, [draw(256, N) for N in STATES])
+        by_length = sweep(view, lengths, [draw(L, 64) for L in lengths], quick)
+        by_state = sweep(view, states, [draw(256, N) for N in states], quick)
         rows.append(
             {"form": view.form, "view": view.name}
             | {"L": by_length, "N": by_state}
         )
-    timing.save_results(Path(__file__).with_suffix(".json"), rows)
+    with common.record(__file__, quick) as path:
+        results.save_results(path, rows)
 
 
 if __name__ == "__main__":
-    with threadpool_limits(1):
-        main()
+    common.command(main)

@@ -6,23 +6,23 @@ compare samples a second. Then the memory that a long signal takes, the
 disagreement with a projection that was computed apart, and what 256 numbers
 can hold. Run it anew on another machine with
 
-    python book/results/hippo_million.py
+    python book/experiments/hippo_million.py
 """
 
 from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
+import common
 import numpy as np
 from numpy.polynomial import legendre
 from scipy.linalg import solve_triangular
 from scipy.special import spherical_jn
-from ssmlab import timing
+from ssmlab import results, timing
 from ssmlab.hippo import LegSMemory, legs, legs_discrete, legs_step
-from threadpoolctl import threadpool_limits
 
 N = 256
 LENGTH = 1_000_000
@@ -74,7 +74,7 @@ def naive(x: np.ndarray, method: str) -> np.ndarray:
 
 
 WAYS: dict[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {
-    "exact, one block": (LENGTH, lambda x: fed(x, LENGTH)),
+    "exact, one block": (LENGTH, lambda x: fed(x, len(x))),
     "exact, blocks of 1000": (LENGTH, lambda x: fed(x, 1000)),
     "exact, one sample at a time": (20_000, one_by_one),
     "exact, one step of O(N^2)": (100, lambda x: stepped(x, "exact")),
@@ -85,15 +85,20 @@ WAYS: dict[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {
 }
 
 
-def speed(x: np.ndarray) -> list[dict[str, Any]]:
-    """Time all ways in turns."""
-    calls = {
-        way: lambda run=run, samples=samples: run(x[:samples])
-        for way, (samples, run) in WAYS.items()
+def speed(x: np.ndarray, quick: bool) -> list[dict[str, Any]]:
+    """Time all ways in turns; a shorter signal is shorter for all of them."""
+    fed_to = {
+        way: max(2, samples * len(x) // LENGTH)
+        for way, (samples, _) in WAYS.items()
     }
-    table = timing.compare(calls, warmup=1, repeat=9, seconds=0.01)
+    calls = {
+        way: partial(run, x[: fed_to[way]]) for way, (_, run) in WAYS.items()
+    }
+    table = timing.compare(
+        calls, **common.pace(quick, warmup=1, repeat=9, seconds=0.01)
+    )
     rows = []
-    for way, (samples, _) in WAYS.items():
+    for way, samples in fed_to.items():
         measured = table.timings[way]
         slow, fast = (samples / s for s in reversed(measured.quartiles))
         rows.append(
@@ -140,14 +145,14 @@ def projected_in_extended_precision(x: np.ndarray) -> np.ndarray:
 
 def disagreement(x: np.ndarray) -> float:
     """Compare the memory's coefficients with the projection: the largest gap, by the rms of x."""
-    gap = np.abs(fed(x, LENGTH) - projected_in_extended_precision(x)).max()
+    gap = np.abs(fed(x, len(x)) - projected_in_extended_precision(x)).max()
     return float(gap / np.sqrt(np.mean(x**2)))
 
 
-def error_of_a_sine(cycles: int) -> dict[str, float]:
+def error_of_a_sine(cycles: int, length: int) -> dict[str, float]:
     """Redraw cos and sin of so many cycles; beside it, what degrees from N on should hold."""
-    t = np.arange(LENGTH) + 0.5
-    angle = 2 * np.pi * cycles * t / LENGTH
+    t = np.arange(length) + 0.5
+    angle = 2 * np.pi * cycles * t / length
     wave = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
     memory = LegSMemory(N, channels=2)
     memory.feed(wave)
@@ -162,29 +167,32 @@ def error_of_a_sine(cycles: int) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    """Measure everything and write it beside this file."""
+def main(quick: bool = False) -> None:
+    """Measure everything and write the record."""
+    length = BLOCK if quick else LENGTH
     rng = np.random.default_rng(0)
-    r = (np.arange(LENGTH) + 0.5) / LENGTH
-    noise = rng.normal(size=LENGTH)
-    waves = sum(
-        rng.normal() * np.sin(2 * np.pi * (f * r + rng.uniform()))
-        for f in range(1, 76)
-    )
-    with threadpool_limits(1):
-        results = {
-            "N": N,
-            "speed": speed(noise),
-            "memory": [memory_taken(10**p) for p in (5, 6, 7)],
-            "disagreement": {
-                "white noise": disagreement(noise),
-                "sines of 1 to 75 cycles": disagreement(waves),
-                "the constant 1": disagreement(np.ones(LENGTH)),
-            },
-            "resolution": [error_of_a_sine(cycles) for cycles in CYCLES],
-        }
-    timing.save_results(Path(__file__).with_suffix(".json"), results)
+    r = (np.arange(length) + 0.5) / length
+    noise = rng.normal(size=length)
+    waves = np.zeros(length)
+    for f in range(1, 76):
+        waves += rng.normal() * np.sin(2 * np.pi * (f * r + rng.uniform()))
+    measured = {
+        "N": N,
+        "speed": speed(noise, quick),
+        "memory": [memory_taken(length * n // 10) for n in (1, 10, 100)],
+        "disagreement": {
+            "white noise": disagreement(noise),
+            "sines of 1 to 75 cycles": disagreement(waves),
+            "the constant 1": disagreement(np.ones(length)),
+        },
+        "resolution": [
+            error_of_a_sine(cycles, length)
+            for cycles in common.few(CYCLES, quick)
+        ],
+    }
+    with common.record(__file__, quick) as path:
+        results.save_results(path, measured)
 
 
 if __name__ == "__main__":
-    main()
+    common.command(main)

@@ -4,23 +4,24 @@ One BLAS thread, double precision, one channel of LegS, bilinear. The kernels ar
 length L at 64 states and against the number of states N at L = 4096, one step against N. Run it
 anew on another machine with
 
-    python book/results/s4_costs.py
+    python book/experiments/s4_costs.py
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
+import common
 import numpy as np
-from ssmlab import lti, s4, timing
-from threadpoolctl import threadpool_limits
+from ssmlab import lti, results, s4, timing
 
 LENGTHS = tuple(2**k for k in range(10, 16))
 STATES = (16, 32, 64, 128, 256, 512)
 DT = 0.01
 STEPS = 256
+LENGTH = 4096  # where the number of states changes
 
 
 class Case:
@@ -56,17 +57,14 @@ def sweep(
     ways: dict[str, Callable[[Case], object]],
     sizes: tuple[int, ...],
     cases: list[Case],
+    quick: bool,
     calls: int = 1,
 ) -> dict[str, Any]:
     """Time all ways in turns, size by size."""
     measured = [
         timing.compare(
-            {
-                name: lambda run=run, case=case: run(case)
-                for name, run in ways.items()
-            },
-            repeat=15,
-            seconds=0.05,
+            {name: partial(run, case) for name, run in ways.items()},
+            **common.pace(quick, repeat=15, seconds=0.05),
         ).timings
         for case in cases
     ]
@@ -82,17 +80,20 @@ def sweep(
     }
 
 
-def main() -> None:
-    """Measure and write the result file."""
-    by_state = [Case(4096, N) for N in STATES]
-    results = {
-        "length": sweep(KERNELS, LENGTHS, [Case(L, 64) for L in LENGTHS]),
-        "state": sweep(KERNELS, STATES, by_state),
-        "step": sweep(STEP, STATES, by_state, calls=STEPS),
+def main(quick: bool = False) -> None:
+    """Measure and write the record."""
+    lengths, states = (common.few(sizes, quick) for sizes in (LENGTHS, STATES))
+    by_length = [Case(L, 64) for L in lengths]
+    length = lengths[0] if quick else LENGTH
+    by_state = [Case(length, N) for N in states]
+    measured = {
+        "length": sweep(KERNELS, lengths, by_length, quick),
+        "state": sweep(KERNELS, states, by_state, quick),
+        "step": sweep(STEP, states, by_state, quick, calls=STEPS),
     }
-    timing.save_results(Path(__file__).with_suffix(".json"), results)
+    with common.record(__file__, quick) as path:
+        results.save_results(path, measured)
 
 
 if __name__ == "__main__":
-    with threadpool_limits(1):
-        main()
+    common.command(main)

@@ -3,24 +3,20 @@
 One layer of 64 channels, batch 1, float32, one thread. Training form: a forward and a backward pass
 over a sequence, its time, and the bytes that the forward pass keeps for the backward one. Generation
 form: one step after a context, its time, and the bytes of the state. Times are CPU seconds of the
-process, which other work on the machine disturbs less than seconds on the wall. The file is written
-after each member; name members to measure only these:
+process, which other work on the machine disturbs less than seconds on the wall. Run it anew with
 
-    python book/results/family_costs.py
-    python book/results/family_costs.py attention s4d
+    python book/experiments/family_costs.py
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
-from time import process_time
 from typing import Any
 
+import common
 import torch
-from ssmlab import timing
+from ssmlab import results, timing
 from ssmlab.nn import MIXERS
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
@@ -33,7 +29,6 @@ LONGER = (
     2**14,
 )  # attention without its table: where the square shows
 CONTEXTS = tuple(2**k for k in range(7, 15))
-FILE = Path(__file__).with_suffix(".json")
 
 MEMBERS: dict[str, Callable[[], torch.nn.Module]] = {
     "attention": partial(MIXERS["attention"], CHANNELS),
@@ -53,24 +48,6 @@ def train(layer: torch.nn.Module, x: torch.Tensor) -> None:
     """Run forward and backward."""
     layer.zero_grad()
     layer(x).square().sum().backward()
-
-
-def measure(func: Callable[[], object], repeat: int = 7) -> timing.Timing:
-    """Time a function in CPU seconds, at least 20 ms in each repeat."""
-
-    def clock(calls: int) -> float:
-        start = process_time()
-        for _ in range(calls):
-            func()
-        return process_time() - start
-
-    func()
-    calls = 1
-    while clock(calls) < 0.02:
-        calls *= 2
-    return timing.Timing(
-        tuple(clock(calls) / calls for _ in range(repeat)), calls
-    )
 
 
 def kept_bytes(layer: torch.nn.Module, x: torch.Tensor) -> int:
@@ -110,26 +87,31 @@ def row(**fields: Any) -> dict[str, Any]:
     }
 
 
-def rows(name: str) -> Iterator[dict[str, Any]]:
+def rows(name: str, quick: bool) -> Iterator[dict[str, Any]]:
     """Measure one member in both forms."""
     torch.manual_seed(0)
-    layer = MEMBERS[name]()
+    layer: Any = MEMBERS[name]()
+    lengths = LONGER if name == "attention" else LENGTHS
+    clock = partial(timing.measure, clock="cpu")
     backends = [
         SDPBackend.MATH if "table" in name else SDPBackend.FLASH_ATTENTION
     ]
     with sdpa_kernel(backends):
-        for length in LONGER if name == "attention" else LENGTHS:
+        for length in common.few(lengths, quick):
             x = torch.randn(1, length, CHANNELS)
             yield row(
                 form="training",
                 length=length,
-                timing=measure(partial(train, layer, x), repeat=5),
+                timing=clock(
+                    partial(train, layer, x),
+                    **common.pace(quick, repeat=5, seconds=0.1),
+                ),
                 bytes=kept_bytes(layer, x),
             )
     if "table" in name:
         return
     with torch.no_grad():
-        for context in CONTEXTS:
+        for context in common.few(CONTEXTS, quick):
             _, state = layer(
                 torch.randn(1, context, CHANNELS), return_state=True
             )
@@ -137,7 +119,10 @@ def rows(name: str) -> Iterator[dict[str, Any]]:
             yield row(
                 form="generation",
                 length=context,
-                timing=measure(partial(layer.step, x_t, state)),
+                timing=clock(
+                    partial(layer.step, x_t, state),
+                    **common.pace(quick, repeat=7, seconds=0.14),
+                ),
                 bytes=sum(
                     part.numel() * part.element_size()
                     for part in tensors(state)
@@ -145,18 +130,14 @@ def rows(name: str) -> Iterator[dict[str, Any]]:
             )
 
 
-def main(names: list[str]) -> None:
-    """Measure the members that were named, or all, and put them into the result file."""
-    results = timing.load_results(FILE)["results"] if FILE.exists() else {}
-    for name in (bar := tqdm(names or list(MEMBERS), unit="member")):
-        bar.set_postfix_str(name)
-        results[name] = list(rows(name))
-        timing.save_results(
-            FILE,
-            {known: results[known] for known in MEMBERS if known in results},
-        )
+def main(quick: bool = False) -> None:
+    """Measure all members and write the record, anew after each."""
+    measured = {}
+    with common.record(__file__, quick) as path:
+        for name in tqdm(MEMBERS, unit="member"):
+            measured[name] = list(rows(name, quick))
+            results.save_results(path, measured)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main(sys.argv[1:])
+    common.command(main)

@@ -3,19 +3,19 @@
 64 channels of 32 modes, double precision, one thread: the table of all powers and its sum, and the
 blocked product of ssmlab.diagonal. Run it anew on another machine with
 
-    python book/results/vandermonde.py
+    python book/experiments/vandermonde.py
 """
 
 from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
+import common
 import numpy as np
-from ssmlab import diagonal, timing
-from threadpoolctl import threadpool_limits
+from ssmlab import diagonal, results, timing
 
 CHANNELS, MODES = 64, 32
 LENGTHS = tuple(2**k for k in range(8, 15))
@@ -44,20 +44,20 @@ def peak(run: Callable[[], object]) -> int:
     return most
 
 
-def main() -> None:
-    """Measure both ways at each length and write the result file."""
+def main(quick: bool = False) -> None:
+    """Measure both ways at each length and write the record."""
     rng = np.random.default_rng(0)
     steps = np.exp(rng.uniform(np.log(0.001), np.log(0.1), CHANNELS))
     z = steps[:, None] * diagonal.legs(2 * MODES)[0]
     weights = rng.normal(size=z.shape) + 1j * rng.normal(size=z.shape)
     rows: list[dict[str, Any]] = []
-    for length in LENGTHS:
+    for length in common.few(LENGTHS, quick):
         runs = {
-            name: lambda way=way, length=length: way(weights, z, length)
-            for name, way in WAYS.items()
+            name: partial(way, weights, z, length) for name, way in WAYS.items()
         }
-        np.testing.assert_allclose(*(run() for run in runs.values()), atol=1e-9)
-        measured = timing.compare(runs, warmup=1, repeat=7)
+        one, other = (run() for run in runs.values())
+        np.testing.assert_allclose(one, other, atol=1e-9)
+        measured = timing.compare(runs, **common.pace(quick))
         rows += [
             {
                 "way": name,
@@ -68,9 +68,9 @@ def main() -> None:
             }
             for name, run in runs.items()
         ]
-    timing.save_results(Path(__file__).with_suffix(".json"), rows)
+    with common.record(__file__, quick) as path:
+        results.save_results(path, rows)
 
 
 if __name__ == "__main__":
-    with threadpool_limits(1):
-        main()
+    common.command(main)

@@ -7,10 +7,7 @@ none is a time-invariant layer of real decays. "S4D" is nn.S4D in the same place
 numbers in its state. All train on length 64 only, in the same way, and are tested on fresh sequences
 of that length and of longer ones. One thread. Run it anew (about half an hour on a quiet core) with
 
-    rm book/results/selective_copying.json
-    python book/results/selective_copying.py
-
-A number behind it makes so many runs only; the next call goes on from there.
+    python book/experiments/selective_copying.py
 
 Results: "task" and "training" hold the sizes, "lengths" the lengths of the tests, "chance" the
 accuracy of a guess. Each of "runs" holds "model" ("Mamba", "S4D", or what follows from the input),
@@ -21,18 +18,17 @@ length, from 0 to 1: right symbols of all that were asked for), "loss" (means ov
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
+import common
 import numpy as np
 import torch
 from ssmlab import nn, tasks, timing
 
-SEEDS = (0, 1, 2)
-MODELS = {
+SEEDS: tuple[int, ...] = (0, 1, 2)
+MODELS: dict[str, tuple[str, ...] | None] = {
     "Mamba": ("dt", "B", "C"),
     "none": (),
     "dt": ("dt",),
@@ -42,7 +38,7 @@ MODELS = {
     "S4D": None,
 }
 TASK = {"memorise": 4, "vocabulary": 10}
-TRAINING = {
+TRAINING: dict[str, Any] = {
     "length": 64,
     "batch": 32,
     "steps": 600,
@@ -53,21 +49,30 @@ TRAINING = {
     "layers": 2,
     "state": 8,
 }
+QUICK = {"steps": 1, "batch": 2, "channels": 8, "length": 8}
 LENGTHS, SEQUENCES = (64, 128, 256, 512, 1024), 256
 SLOWEST = 1e-3  # the largest learning rate of what sets time scales
-SETS_TIME = ("A_log", "D", "dt_bias", "dt_proj.bias")
-SETS_TIME += ("log_dt", "log_decay", "frequency")
+SETS_TIME = (
+    "A_log",
+    "D",
+    "dt_bias",
+    "dt_proj.bias",
+    "log_dt",
+    "log_decay",
+    "frequency",
+)
 
 
-def make(name: str) -> nn.LanguageModel:
+def make(name: str, training: dict[str, Any]) -> nn.LanguageModel:
     """Build the language model around one of MODELS."""
-    channels, state = TRAINING["channels"], TRAINING["state"]
+    channels, state = training["channels"], training["state"]
     selective = MODELS[name]
+    vocabulary = TASK["vocabulary"]
     if selective is None:
-        mixer, options = "s4d", {"state": 2 * state}
-    else:
-        mixer, options = "s6", {"state": state, "selective": selective}
-    return language_model(TASK["vocabulary"], channels, mixer, **options)
+        return language_model(vocabulary, channels, "s4d", state=2 * state)
+    return language_model(
+        vocabulary, channels, "s6", state=state, selective=selective
+    )
 
 
 def language_model(
@@ -111,7 +116,7 @@ def train(
         groups=groups(model, lr),
         progress=False,
     )
-    return np.reshape(losses, (-1, 100)).mean(1).tolist()
+    return np.reshape(losses, (-1, min(100, steps))).mean(1).tolist()
 
 
 def groups(model: nn.LanguageModel, lr: float) -> list[dict[str, Any]]:
@@ -119,7 +124,8 @@ def groups(model: nn.LanguageModel, lr: float) -> list[dict[str, Any]]:
 
     nn.parameter_groups differs in S4D's D and in Mamba's projection to dt.
     """
-    slow, fast = [], []
+    slow: list[torch.nn.Parameter] = []
+    fast: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (slow if name.endswith(SETS_TIME) else fast).append(parameter)
     return [
@@ -140,19 +146,19 @@ def accuracy(
     return float(np.mean(right))
 
 
-def run(name: str, seed: int) -> dict[str, Any]:
+def run(setup: dict[str, Any], name: str, seed: int) -> dict[str, Any]:
     """Train one model from one seed, and test it."""
     torch.manual_seed(seed)
-    model, rng = make(name), np.random.default_rng(seed)
-    length, batch = TRAINING["length"], TRAINING["batch"]
+    training = setup["training"]
+    model, rng = make(name, training), np.random.default_rng(seed)
+    length, batch = training["length"], training["batch"]
     keys = ("steps", "lr", "warmup", "schedule")
-    start, work = time.perf_counter(), time.process_time()
-    loss = train(
-        model,
-        lambda: tasks.selective_copying(batch, length, **TASK, seed=rng),
-        **{key: TRAINING[key] for key in keys},
-    )
-    wall, cpu = time.perf_counter() - start, time.process_time() - work
+    with timing.stopwatch() as took:
+        loss = train(
+            model,
+            lambda: tasks.selective_copying(batch, length, **TASK, seed=rng),
+            **{key: training[key] for key in keys},
+        )
     fresh = np.random.default_rng(1000)
     return {
         "model": name,
@@ -162,43 +168,35 @@ def run(name: str, seed: int) -> dict[str, Any]:
         "accuracy": [
             accuracy(
                 model,
-                lambda n, length=length: tasks.selective_copying(
-                    n, length, **TASK, seed=fresh
+                partial(
+                    tasks.selective_copying, length=length, **TASK, seed=fresh
                 ),
             )
-            for length in LENGTHS
+            for length in setup["lengths"]
         ],
         "loss": loss,
-        "wall_seconds": wall,
-        "cpu_seconds": cpu,
+        "wall_seconds": took.wall,
+        "cpu_seconds": took.cpu,
     }
 
 
-def make_runs(
-    path: Path, setup: dict[str, Any], run: Callable[..., Any], todo: Any
-) -> None:
-    """Add the runs that the file does not hold, and write it after each."""
-    rows = timing.load_results(path)["results"]["runs"] if path.exists() else []
-    done = {(row["model"], row["seed"]) for row in rows}
-    left = [pair for pair in todo if pair not in done]
-    for name, seed in left[: int(sys.argv[1]) if sys.argv[1:] else None]:
-        rows.append(run(name, seed))
-        print(name, seed, rows[-1]["accuracy"], flush=True)
-        timing.save_results(path, setup | {"runs": rows})
-
-
-def main() -> None:
-    """Train each model from each seed."""
-    torch.set_num_threads(1)
+def main(quick: bool = False, resume: bool = False) -> None:
+    """Train each model from each seed, and write the record after each."""
+    seeds, training = SEEDS, TRAINING
+    if quick:
+        seeds, training = SEEDS[:1], TRAINING | QUICK
     setup = {
         "task": TASK,
-        "training": TRAINING,
-        "lengths": LENGTHS,
+        "training": training,
+        "lengths": common.few(LENGTHS, quick),
         "chance": 1 / (TASK["vocabulary"] - 2),
     }
-    todo = [(name, seed) for seed in SEEDS for name in MODELS]
-    make_runs(Path(__file__).with_suffix(".json"), setup, run, todo)
+    todo = [(name, seed) for seed in seeds for name in MODELS]
+    with common.record(__file__, quick) as path:
+        common.make_runs(
+            path, "runs", setup, partial(run, setup), todo, resume=resume
+        )
 
 
 if __name__ == "__main__":
-    main()
+    common.command(main)

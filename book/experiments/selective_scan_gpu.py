@@ -1,7 +1,6 @@
 """Check and time the Triton selective scan on a GPU, beside its peers; write what was measured.
 
-    python book/results/selective_scan_gpu.py book/results/selective_scan_gpu.json
-        [--commit HASH] [--mamba FOLDER]
+    python book/experiments/selective_scan_gpu.py [--commit HASH] [--mamba FOLDER]
 
 ``--commit`` names the commit where there is no git; ``--mamba`` is the unpacked source distribution
 of mamba_ssm, whose selective scan is built for this GPU. Peers that are not installed are left out.
@@ -39,18 +38,21 @@ import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from time import perf_counter
 from typing import Any, no_type_check
 
+import common
 import numpy as np
 import torch
 import triton
 import triton.language as tl
-from ssmlab import bench, selective, timing
+from ssmlab import results, selective, timing
+from ssmlab.bench import peers, roofline
 from ssmlab.ops import selective_scan
 from ssmlab.ops.scan import triton_kernels
-from triton.testing import do_bench
 
 Case = tuple[torch.dtype, dict[str, str], str]  # type, forms, what is left out
 STATE = 16
@@ -157,17 +159,6 @@ LOG = [
 
 @no_type_check
 @triton.jit
-def exponential_kernel(out, rounds, BLOCK: tl.constexpr):
-    """e^-v over and over, in registers."""
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    v = i.to(tl.float32) * 1e-9
-    for _ in range(rounds):
-        v = tl.exp2(-v)
-    tl.store(out + i, v)
-
-
-@no_type_check
-@triton.jit
 def softplus_kernel(v, polynomial, logarithm, BLOCK: tl.constexpr):
     """Softplus as the scan has it, and with the GPU's own logarithm."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -178,19 +169,11 @@ def softplus_kernel(v, polynomial, logarithm, BLOCK: tl.constexpr):
     tl.store(logarithm + i, tl.log(w) * (e / tl.where(w == 1.0, e, w - 1.0)))
 
 
-def ceilings() -> dict[str, float]:
+def ceilings(size: int = 2**32) -> dict[str, float]:
     """Bytes and exponentials a second, each by the kernel that does nothing else."""
-    a, b = torch.empty(2, 2**30, dtype=torch.float32, device="cuda").unbind()
-    copy = do_bench(lambda: b.copy_(a), return_mode="median")
-    out, rounds = torch.empty(132 * 64 * 1024, device="cuda"), 2048
-    grid = (len(out) // 1024,)
-    exponentials = do_bench(
-        lambda: exponential_kernel[grid](out, rounds, 1024, num_warps=4),
-        return_mode="median",
-    )
     return {
-        "bytes_per_second": 2 * a.numel() * 4 / copy * 1e3,
-        "exponentials_per_second": out.numel() * rounds / exponentials * 1e3,
+        "bytes_per_second": roofline.bytes_per_second("cuda", size),
+        "exponentials_per_second": roofline.exponentials_per_second("cuda"),
     }
 
 
@@ -198,8 +181,13 @@ def ceilings() -> dict[str, float]:
 
 
 def problem(
-    batch: int, channels: int, length: int, dtype: torch.dtype, **forms: str
-) -> dict[str, torch.Tensor]:
+    batch: int,
+    channels: int,
+    length: int,
+    dtype: torch.dtype,
+    device: str = "cuda",
+    **forms: str,
+) -> dict[str, Any]:
     """Random arguments, as a Mamba layer would give them."""
     kept = torch.promote_types(dtype, torch.float32)
     shape = {
@@ -209,12 +197,12 @@ def problem(
     }
 
     def normal(*sizes: int, kind: torch.dtype = dtype) -> torch.Tensor:
-        return torch.randn(*sizes, device="cuda", dtype=kept).to(kind)
+        return torch.randn(*sizes, device=device, dtype=kept).to(kind)
 
     return {
         "x": normal(batch, length, channels),
         "dt": normal(batch, length, channels) * 0.5,
-        "A": -torch.arange(1, STATE + 1, device="cuda", dtype=kept).repeat(
+        "A": -torch.arange(1, STATE + 1, device=device, dtype=kept).repeat(
             channels, 1
         ),
         "B": normal(*shape[forms.get("B", "step")]),
@@ -228,20 +216,21 @@ def problem(
 
 def results_of(
     p: dict[str, torch.Tensor], backend: str, wide: bool
-) -> dict[str, torch.Tensor]:
+) -> dict[str, Any]:
     """The outputs and the gradients of their sum against fixed random weights."""
-    leaves = {
+    leaves: dict[str, Any] = {
         k: (v.double() if wide else v).detach().clone().requires_grad_()
         for k, v in p.items()
     }
     y, h = selective_scan(
         **leaves, softplus=True, return_last_state=True, backend=backend
     )
-    generator = torch.Generator("cuda").manual_seed(7)
+    device = y.device
+    generator = torch.Generator(device).manual_seed(7)
     weights = torch.randn(
-        y.shape, generator=generator, device="cuda"
+        y.shape, generator=generator, device=device
     ).bfloat16()
-    state_weights = torch.randn(h.shape, generator=generator, device="cuda")
+    state_weights = torch.randn(h.shape, generator=generator, device=device)
     (
         (y * weights.to(y.dtype)).sum().double() + (h * state_weights).sum()
     ).backward()
@@ -269,7 +258,7 @@ def check(case: Case) -> dict[str, float]:
     return errors
 
 
-def correctness() -> dict[str, Any]:
+def correctness(quick: bool) -> dict[str, Any]:
     """Every option and type against float64; the largest error of each."""
     forms: list[tuple[dict[str, str], str]] = [
         ({"B": "group", "C": "group"}, "")
@@ -278,6 +267,7 @@ def correctness() -> dict[str, Any]:
     forms += [({"B": "constant", "C": "constant"}, "z")]
     forms += [({}, left_out) for left_out in ("", "z", "D", "dt_bias", "h0")]
     cases = [(dtype, *form) for dtype in TOLERANCES for form in forms]
+    cases = cases[:1] if quick else cases
     largest: dict[str, Any] = {"cases": len(cases)}
     with ProcessPoolExecutor(12, multiprocessing.get_context("spawn")) as pool:
         for case, errors in zip(cases, pool.map(check, cases), strict=True):
@@ -345,12 +335,16 @@ def sanitizer() -> dict[str, str]:
 # --- time ----------------------------------------------------------------------------------------
 
 
-def timed(function: Callable[[], object], **options: Any) -> dict[str, Any]:
-    """Median and quartiles of a call, in milliseconds."""
-    median, *quartiles = do_bench(
-        function, quantiles=[0.5, 0.25, 0.75], **options
-    )
-    return {"milliseconds": median, "quartiles": quartiles}
+PACE: dict[str, Any] = {"repeat": 25, "seconds": 0.1, "clock": "cuda"}
+SLOW: dict[str, Any] = {"repeat": 3, "seconds": 0.2, "clock": "cuda"}
+
+
+def milliseconds(measured: timing.Timing) -> dict[str, Any]:
+    """Median and quartiles of a call."""
+    return {
+        "milliseconds": 1e3 * measured.median,
+        "quartiles": [1e3 * quartile for quartile in measured.quartiles],
+    }
 
 
 def named(
@@ -381,7 +375,7 @@ def time_one(
     dy = torch.randn_like(p["x"])
     leaves = list(p.values())
 
-    def forward() -> torch.Tensor:
+    def forward() -> Any:
         return selective_scan(**p, softplus=True, backend="triton")
 
     def without_gradient() -> None:
@@ -399,16 +393,22 @@ def time_one(
     row: dict[str, Any] = named(batch, channels, length, dtype) | {
         "extra_bytes": extra
     }
-    for name, function, signals, exponentials in (
-        ("forward", without_gradient, 3, 1),
-        ("forward_and_keep", forward, 3, 1),
-        (
-            "backward",
-            lambda: torch.autograd.grad(y, leaves, dy, retain_graph=True),
-            5,
-            2,
-        ),
-    ):
+    work = {  # signals that are moved, exponentials
+        "forward": (3, 1),
+        "forward_and_keep": (3, 1),
+        "backward": (5, 2),
+    }
+    turns = timing.compare(
+        {
+            "forward": without_gradient,
+            "forward_and_keep": forward,
+            "backward": lambda: torch.autograd.grad(
+                y, leaves, dy, retain_graph=True
+            ),
+        },
+        **PACE,
+    )
+    for name, (signals, exponentials) in work.items():
         floor = 1e3 * max(
             signals * itemsize * elements / ceiling["bytes_per_second"],
             exponentials
@@ -416,7 +416,7 @@ def time_one(
             * elements
             / ceiling["exponentials_per_second"],
         )
-        times = timed(function)
+        times = milliseconds(turns.timings[name])
         percent = 100 * floor / times["milliseconds"]
         row[name] = times | {"floor": floor, "per_cent_of_floor": percent}
     return row
@@ -474,7 +474,8 @@ def once() -> None:
     }
     with torch.no_grad():
         selective_scan(**p, softplus=True, backend="triton")
-    selective_scan(**p, softplus=True, backend="triton").sum().backward()
+    y: Any = selective_scan(**p, softplus=True, backend="triton")
+    y.sum().backward()
 
 
 # --- peers ---------------------------------------------------------------------------------------
@@ -531,23 +532,27 @@ def time_mamba(module: Any, *size: Any) -> dict[str, Any]:
     fixed = (x, dt, p["A"], B, C, p["D"], None, p["dt_bias"])
     out, states, *_ = module.fwd(*fixed, True)
     p = {k: p[k] for k in ("x", "dt", "A", "B", "C", "D", "dt_bias")}
-    ours = selective_scan(**p, softplus=True, backend="triton")
+    ours: Any = selective_scan(**p, softplus=True, backend="triton")
     assert torch.allclose(out.mT.float(), ours.float(), rtol=3e-2, atol=5e-2)
     dy = torch.randn_like(x)
     del p, ours
-    return {
-        "forward": timed(lambda: module.fwd(*fixed, True)),
-        "backward": timed(
-            lambda: module.bwd(*fixed, dy, states, out, None, True, False)
-        ),
-    }
+    turns = timing.compare(
+        {
+            "forward": lambda: module.fwd(*fixed, True),
+            "backward": lambda: module.bwd(
+                *fixed, dy, states, out, None, True, False
+            ),
+        },
+        **PACE,
+    )
+    return {name: milliseconds(of) for name, of in turns.timings.items()}
 
 
 def accelerated(x: Any, dt: Any, A: Any, B: Any, C: Any) -> Any:
     """accelerated-scan's Triton kernel: one recurrence for each channel and state."""
     from accelerated_scan.scalar import scan
 
-    a, u = (v.flatten(2).mT.contiguous() for v in bench._terms(x, dt, A, B))
+    a, u = (v.flatten(2).mT.contiguous() for v in peers.terms(x, dt, A, B))
     return (scan(a, u).mT.unflatten(2, (-1, STATE)) * C[:, :, None]).sum(-1)
 
 
@@ -562,9 +567,15 @@ def gla(x: Any, dt: Any, A: Any, B: Any, C: Any) -> Any:
     return out[0][:, :, 0]
 
 
+#: What is recorded of the peers: the name of a package -> that of its module.
+PACKAGES = {
+    "mambapy": "mambapy",
+    "accelerated-scan": "accelerated_scan",
+    "flash-linear-attention": "fla",
+}
 PEERS: dict[str, Callable[..., Any]] = {
-    "mambapy pscan": bench._mambapy,
-    "torch associative_scan": bench._associative_scan,
+    "mambapy pscan": peers.of_mambapy,
+    "torch associative_scan": peers.of_torch,
     "accelerated-scan": accelerated,
     "fla fused_recurrent_gla": gla,
     "torch loop": lambda *v: selective_scan(*v, backend="torch"),
@@ -581,18 +592,16 @@ def time_peer(run: Callable[..., Any]) -> dict[str, Any]:
         with torch.no_grad():
             run(*leaves)
 
-    few = {"warmup": 1, "rep": 200}
-    times = {"forward": timed(forward, **few)}
+    times = {"forward": milliseconds(timing.measure(forward, **SLOW))}
     y = run(*leaves)
     dy = torch.randn_like(y)
-    return times | {
-        "backward": timed(
-            lambda: torch.autograd.grad(
-                y, leaves, dy, retain_graph=True, allow_unused=True
-            ),
-            **few,
-        )
-    }
+    backward = timing.measure(
+        lambda: torch.autograd.grad(
+            y, leaves, dy, retain_graph=True, allow_unused=True
+        ),
+        **SLOW,
+    )
+    return times | {"backward": milliseconds(backward)}
 
 
 def numpy_row() -> dict[str, Any]:
@@ -600,15 +609,14 @@ def numpy_row() -> dict[str, Any]:
     p = problem(*USUAL, torch.float32)
     p["dt"] = torch.nn.functional.softplus(p["dt"] - 4)
     arrays = [p[k].double().cpu().numpy() for k in ("x", "dt", "A", "B", "C")]
-    start = perf_counter()
-    y, _ = selective.selective_scan(*arrays)
-    milliseconds = 1e3 * (perf_counter() - start)
+    with timing.stopwatch() as took:
+        y, _ = selective.selective_scan(*arrays)
     assert np.isfinite(y).all()
     row = named(*USUAL, torch.float64) | {"name": "NumPy reference (CPU)"}
-    return row | {"forward": {"milliseconds": milliseconds}}
+    return row | {"forward": {"milliseconds": 1e3 * took.wall}}
 
 
-def peers(mamba: str | None) -> list[dict[str, Any]]:
+def peer_rows(mamba: str | None) -> list[dict[str, Any]]:
     """Time every peer that is there; say of the others why not."""
     rows: list[dict[str, Any]] = []
 
@@ -638,35 +646,91 @@ def peers(mamba: str | None) -> list[dict[str, Any]]:
             add(
                 "mamba_ssm",
                 sizes,
-                lambda sizes=sizes: time_mamba(module, *sizes),
+                partial(time_mamba, module, *sizes),
             )
     for name, run in PEERS.items():
-        add(name, (*USUAL, torch.float32), lambda run=run: time_peer(run))
+        add(name, (*USUAL, torch.float32), partial(time_peer, run))
     rows.append(numpy_row())
     return rows
 
 
-def versions() -> dict[str, Any]:
+def versions(mamba: str | None) -> dict[str, str]:
+    """The packages that are timed."""
+    found = {
+        name: version(name)
+        for name, module in PACKAGES.items()
+        if find_spec(module)
+    }
+    if mamba:
+        text = Path(mamba, "PKG-INFO").read_text("utf8")
+        found["mamba_ssm"] = re.findall(r"^Version: (.+)$", text, re.M)[0]
+    return found
+
+
+def driver() -> dict[str, Any]:
     """The driver and the compilers."""
-    query = [
-        "nvidia-smi",
-        "--query-gpu=driver_version",
-        "--format=csv,noheader",
-    ]
-    driver = subprocess.run(
-        query, capture_output=True, text=True
-    ).stdout.strip()
+    query = ["nvidia-smi", "--query-gpu=driver_version"]
+    query += ["--format=csv,noheader"]
+    said = subprocess.run(query, capture_output=True, text=True).stdout
     return {
-        "driver": driver,
+        "driver": said.strip(),
         "cuda": torch.version.cuda,
         "triton": triton.__version__,
     }
 
 
-def main() -> None:
-    """Measure, print a table and write the file."""
+def table_row(row: dict[str, Any]) -> str:
+    """A row, to be looked at while the rest is measured."""
+    passes = "  ".join(
+        f"{k} {row[k]['milliseconds']:8.3f} ms ({row[k]['per_cent_of_floor']:.0f} % of floor)"
+        for k in ("forward", "forward_and_keep", "backward")
+    )
+    size = row["batch"], row["channels"], row["length"]
+    return (
+        f"{row['dtype']:9} {size}  {passes}  {row['extra_bytes'] / 1e6:.0f} MB"
+    )
+
+
+def main(
+    quick: bool = False, commit: str | None = None, mamba: str | None = None
+) -> None:
+    """Measure and write the record; in quick mode without peers and profiler."""
+    if not torch.cuda.is_available():
+        raise SystemExit(
+            "selective_scan_gpu.py measures a GPU, and torch finds none here"
+        )
+    torch.manual_seed(0)
+    sizes = [(1, 64, 64)] if quick else SIZES
+    top = ceilings(2**24 if quick else 2**32)
+    print(top)
+    measured: dict[str, Any] = {"state": STATE} | driver() | {"ceilings": top}
+    measured["softplus"] = softplus_errors()
+    measured["errors"] = correctness(quick)
+    print(measured["softplus"], measured["errors"], flush=True)
+    measured["rows"] = []
+    for dtype, size in itertools.product(
+        (torch.bfloat16, torch.float32), sizes
+    ):
+        measured["rows"].append(time_one(*size, dtype, top))
+        print(table_row(measured["rows"][-1]), flush=True)
+        torch.cuda.empty_cache()
+    measured["peers"] = [] if quick else peer_rows(mamba)
+    measured["sanitizer"] = {} if quick else sanitizer()
+    measured["profile"] = {} if quick else profile()
+    print(measured["sanitizer"], measured["profile"], flush=True)
+    measured["log"] = LOG
+    with common.record(__file__, quick) as path:
+        results.save_results(
+            path, measured, packages=versions(mamba), commit=commit
+        )
+
+
+def command() -> None:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("file", nargs="?")
+    parser.add_argument(
+        "--quick", action="store_true", help=common.HELP["quick"]
+    )
     parser.add_argument("--commit", help="the commit, where there is no git")
     parser.add_argument(
         "--mamba", help="the unpacked source distribution of mamba_ssm"
@@ -675,41 +739,14 @@ def main() -> None:
         "--small", action="store_true", help="for the sanitizer"
     )
     parser.add_argument("--once", action="store_true", help="for the profiler")
-    arguments = parser.parse_args()
-    torch.manual_seed(0)
-    if arguments.small or arguments.once:
-        return small() if arguments.small else once()
-    results: dict[str, Any] = {
-        "script": "book/results/selective_scan_gpu.py",
-        "state": STATE,
-    }
-    results |= {"commit": arguments.commit} | versions()
-    results["ceilings"] = ceilings()
-    print(results["ceilings"])
-    results["softplus"] = softplus_errors()
-    results["errors"] = correctness()
-    print(results["softplus"], results["errors"], flush=True)
-    results["rows"] = []
-    for dtype, size in itertools.product(
-        (torch.bfloat16, torch.float32), SIZES
-    ):
-        row = time_one(*size, dtype, results["ceilings"])
-        results["rows"].append(row)
-        passes = "  ".join(
-            f"{k} {row[k]['milliseconds']:8.3f} ms ({row[k]['per_cent_of_floor']:.0f} % of floor)"
-            for k in ("forward", "forward_and_keep", "backward")
-        )
-        print(
-            f"{row['dtype']:9} {size}  {passes}  {row['extra_bytes'] / 1e6:.0f} MB",
-            flush=True,
-        )
-        torch.cuda.empty_cache()
-    results["peers"] = peers(arguments.mamba)
-    results["sanitizer"], results["profile"] = sanitizer(), profile()
-    print(results["sanitizer"], results["profile"], flush=True)
-    results["log"] = LOG
-    timing.save_results(arguments.file, results)
+    options = parser.parse_args()
+    if options.small:
+        small()
+    elif options.once:
+        once()
+    else:
+        main(options.quick, options.commit, options.mamba)
 
 
 if __name__ == "__main__":
-    main()
+    command()

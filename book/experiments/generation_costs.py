@@ -5,16 +5,17 @@ time of a step and the bytes of the state do not depend on them. Each has read a
 bytes; then one step is timed, all of them in turns. Batch 1, float32, one thread.
 Attention keeps the keys and values of its context. Run it anew (about a minute) with
 
-    python book/results/generation_costs.py
+    python book/experiments/generation_costs.py
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 from typing import Any
 
+import common
 import torch
-from ssmlab import nn, timing
+from ssmlab import nn, results, timing
 
 SIZES = {"vocabulary": 256, "channels": 128, "layers": 2}
 MIXERS = ("mamba", "attention")
@@ -29,24 +30,23 @@ def numbers(state: Any) -> int:
 
 
 @torch.no_grad()
-def main() -> None:
+def main(quick: bool = False) -> None:
     """Measure both models after each context."""
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     models = {mixer: nn.LanguageModel(**SIZES, mixer=mixer) for mixer in MIXERS}
     token = torch.tensor([0])
     states = {
         (mixer, context): model.prefill(torch.randint(256, (1, context)))[1]
         for mixer, model in models.items()
-        for context in CONTEXTS
+        for context in common.few(CONTEXTS, quick)
     }
     steps = {
-        f"{mixer} {context}": lambda model=models[mixer], state=state: (
-            model.step(token, state)
-        )
+        f"{mixer} {context}": partial(models[mixer].step, token, state)
         for (mixer, context), state in states.items()
     }
-    times = timing.compare(steps, repeat=15, seconds=0.6).timings
+    times = timing.compare(
+        steps, **common.pace(quick, repeat=15, seconds=0.6)
+    ).timings
     rows = [
         {
             "mixer": mixer,
@@ -60,11 +60,10 @@ def main() -> None:
         mixer: sum(p.numel() for p in model.parameters())
         for mixer, model in models.items()
     }
-    timing.save_results(
-        Path(__file__).with_suffix(".json"),
-        {"sizes": SIZES, "parameters": parameters, "rows": rows},
-    )
+    measured = {"sizes": SIZES, "parameters": parameters, "rows": rows}
+    with common.record(__file__, quick) as path:
+        results.save_results(path, measured)
 
 
 if __name__ == "__main__":
-    main()
+    common.command(main)

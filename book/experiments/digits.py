@@ -6,26 +6,27 @@ one cycle, batches of 32) around another layer. Accuracy is that of the last epo
 on the test digits, but for the GRU, which gets twice the channels and the better one of two learning
 rates. One thread. Run it anew (about a quarter of an hour) with
 
-    python book/results/digits.py
+    python book/experiments/digits.py
 """
 
 from __future__ import annotations
 
-import time
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
-from ssmlab import nn, timing
+from ssmlab import nn, results, timing
+from tqdm import tqdm
 
-SEEDS = (0, 1, 2)
+SEEDS: tuple[int, ...] = (0, 1, 2)
 EPOCHS, BATCH, DEPTH = 20, 32, 2
 FAST, SLOW = 8e-3, 2e-3
-STEPS = {"dt_min": 0.01, "dt_max": 0.5}
+STEPS: dict[str, Any] = {"dt_min": 0.01, "dt_max": 0.5}
 
 
 class GRU(torch.nn.Module):
@@ -87,7 +88,10 @@ CASES = (
 )
 
 
-def digits(permuted: bool) -> tuple[torch.Tensor, ...]:
+Digits = tuple[torch.Tensor, ...]
+
+
+def digits(permuted: bool) -> Digits:
     """Return x and labels of 1,437 training digits, then of 360 test digits."""
     data, labels = load_digits(return_X_y=True)
     rng = np.random.default_rng(0)
@@ -98,24 +102,27 @@ def digits(permuted: bool) -> tuple[torch.Tensor, ...]:
     return x[:1437], y[:1437], x[1437:], y[1437:]
 
 
-def train(case: Case, seed: int) -> dict[str, Any]:
+def train(
+    case: Case, seed: int, data: Digits, epochs: int = EPOCHS
+) -> dict[str, Any]:
     """Train one model from one seed."""
-    x, y, x_test, y_test = digits(case.permuted)
+    x, y, x_test, y_test = data
     torch.manual_seed(seed)
     model = nn.SequenceClassifier(
         1, 10, channels=case.channels, depth=DEPTH, layer=case.layer
     )
-    start, work = time.perf_counter(), time.process_time()
-    history = nn.fit(
-        model,
-        x,
-        y,
-        epochs=EPOCHS,
-        batch=BATCH,
-        lr=case.lr,
-        seed=seed,
-        test=(x_test, y_test),
-    )
+    with timing.stopwatch() as took:
+        history = nn.fit(
+            model,
+            x,
+            y,
+            epochs=epochs,
+            batch=BATCH,
+            lr=case.lr,
+            seed=seed,
+            progress=False,
+            test=(x_test, y_test),
+        )
     return {
         "name": case.name,
         "permuted": case.permuted,
@@ -125,23 +132,26 @@ def train(case: Case, seed: int) -> dict[str, Any]:
         "parameters": sum(
             p.numel() for p in model.parameters() if p.requires_grad
         ),
-        "wall_seconds": time.perf_counter() - start,
-        "cpu_seconds": time.process_time() - work,
+        "wall_seconds": took.wall,
+        "cpu_seconds": took.cpu,
         "accuracy": [record["accuracy"] for record in history],
         "loss": [record["loss"] for record in history],
     }
 
 
-def main() -> None:
-    """Train all models and write the result file, anew after each."""
-    torch.set_num_threads(1)
+def main(quick: bool = False) -> None:
+    """Train all models and write the record, anew after each."""
+    data = {permuted: digits(permuted) for permuted in (False, True)}
+    seeds, epochs = SEEDS, EPOCHS
+    if quick:
+        seeds, epochs = SEEDS[:1], 1
+        data = {k: tuple(part[:BATCH] for part in v) for k, v in data.items()}
     rows = []
-    for seed in SEEDS:
-        for case in CASES:
-            rows.append(train(case, seed))
-            print(case.name, seed, rows[-1]["accuracy"][-1], flush=True)
-            timing.save_results(Path(__file__).with_suffix(".json"), rows)
+    with common.record(__file__, quick) as path:
+        for seed, case in tqdm(list(itertools.product(seeds, CASES))):
+            rows.append(train(case, seed, data[case.permuted], epochs))
+            results.save_results(path, rows)
 
 
 if __name__ == "__main__":
-    main()
+    common.command(main)

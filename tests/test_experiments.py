@@ -1,0 +1,123 @@
+"""Each experiment runs on small sizes, and what it would store has the form of what is stored."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import runpy
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ssmlab import results
+
+FOLDER = Path(__file__).parents[1] / "book" / "experiments"
+ON_A_GPU = {"selective_scan_gpu"}
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "common")
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Import an experiment as Python does when it runs the script: its folder comes first."""
+    monkeypatch.syspath_prepend(FOLDER)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield importlib.import_module
+    torch.set_num_threads(threads)
+    for name in (*NAMES, "common"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def saved(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Collect what is written, wherever that is."""
+    records = []
+    save = results.save_results
+
+    def spy(path: Path, data: Any, **settings: Any) -> None:
+        save(path, data, **settings)
+        records.append(results.load_results(path))
+
+    monkeypatch.setattr(results, "save_results", spy)
+    return records
+
+
+def form(value: Any) -> Any:
+    """What kind of thing it is: of a dict the keys, of a list the kinds of its parts."""
+    if isinstance(value, dict):
+        return {key: form(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return {json.dumps(form(part), sort_keys=True) for part in value}
+    return "number" if isinstance(value, int | float) else type(value).__name__
+
+
+def fits(quick: Any, stored: Any) -> bool:
+    """Whether the stored record has every part of the quick one, in the same form."""
+    if isinstance(quick, dict) and isinstance(stored, dict):
+        return all(key in stored and fits(part, stored[key]) for key, part in quick.items())
+    if isinstance(quick, list) and isinstance(stored, list):
+        return all(any(fits(part, other) for other in stored) for part in quick)
+    return form(quick) == form(stored)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ON_A_GPU])
+def test_a_quick_run_makes_a_record_of_the_stored_form(name, load, saved, capfd):
+    before = {path: path.stat().st_mtime_ns for path in FOLDER.rglob("*.[js]*")}
+    load(name).main(quick=True)
+    assert fits(saved[-1]["results"], results.load_results(FOLDER / f"{name}.json")["results"])
+    assert {path: path.stat().st_mtime_ns for path in FOLDER.rglob("*.[js]*")} == before
+
+
+def test_a_run_that_was_interrupted_goes_on(load, tmp_path):
+    common, path, made = load("common"), tmp_path / "runs.json", []
+
+    def run(model: str, seed: int) -> dict[str, Any]:
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append((model, seed))
+        return {"model": model, "seed": seed}
+
+    todo = [("a", 0), ("b", 0), ("a", 1)]
+    with pytest.raises(KeyboardInterrupt):
+        common.make_runs(path, "runs", {"lr": 1}, run, todo, resume=False)
+    made.clear()
+    common.make_runs(path, "runs", {"lr": 1}, run, todo, resume=True)
+    assert made == [("a", 1)]
+    rows = results.load_results(path)["results"]
+    assert rows == {"lr": 1, "runs": [{"model": m, "seed": s} for m, s in todo]}
+
+
+def test_a_record_that_is_not_quick_lies_beside_its_script(load):
+    with load("common").record(str(FOLDER / "digits.py"), quick=False) as path:
+        assert path == FOLDER / "digits.json"
+
+
+@pytest.mark.parametrize("name", ["three_views", "selective_scan_gpu"])
+def test_the_command_line_says_what_the_script_does(name, load, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
+    assert stopped.value.code == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "--quick" in said
+    assert load(name).__doc__.partition("\n")[0] in said
+
+
+def test_the_gpu_script_says_that_it_needs_a_gpu(load, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="measures a GPU, and torch finds none here"):
+        load("selective_scan_gpu").main(quick=True)
+
+
+def test_the_gpu_script_compares_the_same_numbers(load):
+    """Its problem and its gradients, by Triton's interpreter."""
+    gpu = load("selective_scan_gpu")
+    problem = gpu.problem(1, 3, 5, torch.float32, "cpu", C="constant")
+    got, expected = (gpu.results_of(problem, way, way == "torch") for way in ("triton", "torch"))
+    assert got.keys() == expected.keys() == {"y", "h", *problem}
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name].double(), value.double(), rtol=1e-4, atol=1e-4)
