@@ -98,7 +98,7 @@ def test_dplr_kernel_is_its_slow_twin(length):
 
 @pytest.mark.parametrize("dt", [0.001, 0.1])
 def test_dplr_kernel_of_legs_in_single_precision(dt):
-    Lambda, P, B, V = s4.nplr(64)
+    Lambda, P, B, V = s4.dplr(64)
     C = np.random.default_rng(0).normal(size=64) @ V
     truth = s4.kernel(Lambda, P, B, C, dt, 4096)
     Lambda, P, B, C = (torch.tensor(M)[None] for M in (Lambda, P, B, C))
