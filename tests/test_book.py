@@ -210,25 +210,22 @@ def test_refresh_of_a_failing_notebook_stores_nothing(tmp_path):
     assert nbformat.read(path, as_version=4).cells[2].outputs == nb.cells[2].outputs
 
 
-def nbval(path: Path) -> subprocess.CompletedProcess[str]:
+def test_changed_number_is_seen(tmp_path):
+    nb = clean_notebook()
+    nb.cells = [nb.cells[0], nbformat.v4.new_code_cell('print(f"{2 / 3:.3f}")')]
+    right, wrong = write(nb, tmp_path / "right.ipynb"), tmp_path / "wrong.ipynb"
+    notebooks.refresh(right, notebooks.install_source(""), timeout=60)
+    wrong.write_text(right.read_text("utf8").replace("0.667", "0.668"), "utf8")
     options = ["--nbval", "--nbval-current-env", "--nbval-sanitize-with"]
     sanitize = str(ROOT / "tests" / "nbval_sanitize.cfg")
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, sanitize, str(path)],
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, sanitize, tmp_path],
         capture_output=True,
         text=True,
         check=False,
     )
-
-
-def test_changed_number_is_seen(tmp_path):
-    nb = clean_notebook()
-    nb.cells = [nb.cells[0], nbformat.v4.new_code_cell('print(f"{2 / 3:.3f}")')]
-    path = write(nb, tmp_path / "one.ipynb")
-    notebooks.refresh(path, notebooks.install_source(""), timeout=60)
-    assert nbval(path).returncode == 0
-    path.write_text(path.read_text("utf8").replace("0.667", "0.668"), "utf8")
-    assert nbval(path).returncode == 1
+    assert "1 failed, 3 passed" in done.stdout
+    assert "FAILED wrong.ipynb::Cell 1" in done.stdout
 
 
 def test_first_cell_says_or_does_what_is_needed(monkeypatch):
