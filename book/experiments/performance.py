@@ -197,7 +197,7 @@ def threads(quick: bool = False, **size: Any) -> dict[str, Any]:
 
 
 def in_a_process(call: str) -> Any:
-    """Ask a fresh Python for what a call of this module returns; None where it fails.
+    """Ask a fresh Python for what a call of this module returns.
 
     The peak of its memory is that of the call. And after each of its own loops torch keeps its second
     thread awake for a while, on a core that the kernel could use; OpenMP is told not to, which works
@@ -214,8 +214,9 @@ def in_a_process(call: str) -> Any:
         env=os.environ | {"OMP_WAIT_POLICY": "passive"},
         stdout=subprocess.PIPE,
         text=True,
+        check=True,
     )
-    return None if done.returncode else json.loads(done.stdout)
+    return json.loads(done.stdout)
 
 
 def main(quick: bool = False) -> None:
@@ -225,6 +226,12 @@ def main(quick: bool = False) -> None:
     size, measure = SIZE, ["--seconds", "2.5", "--repeat", "5"]
     if quick:
         size, measure = SMALL, ["--seconds", "1e-6", "--repeat", "1"]
+
+    def memory_of(name: str) -> int:
+        if quick:
+            return extra_bytes(name, **size)
+        return in_a_process(f"extra_bytes({name!r})")
+
     measured = {
         "size": size,
         "ceilings": machine(),
@@ -246,11 +253,8 @@ def main(quick: bool = False) -> None:
             ],
         },
         "extra_bytes": {
-            label: extra_bytes(name, **size)
-            if quick
-            else in_a_process(f"extra_bytes({name!r})")
+            label: memory_of(name) if name in fast else None
             for label, name in MEMORY.items()
-            if name in fast or not quick
         },
     }
     packages = peers.versions(list(peers.scans()))
