@@ -38,6 +38,13 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.fixture(autouse=True)
+def no_make_above(monkeypatch):
+    """Under ``make test`` these would be calls of its own, which say where they are."""
+    for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def make_book(folder: Path) -> list[str]:
     """Say which programs `make book` starts."""
     log = folder / "log"

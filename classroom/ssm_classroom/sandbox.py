@@ -144,6 +144,8 @@ def _file_system(folder: Path, limits: Limits, *, root: bool) -> list[str]:
         f"{tmpfs} tmp",
         "chmod 1777 tmp",
         f"cp -R {_quote(folder / 'home')}/. home",
+        # Before anything is shown below tmp: a Python of a checkout there is not to be changed.
+        *([f"chown -R {NOBODY}:{NOBODY} home tmp"] if root else []),
         "mount -t proc proc proc 2>/dev/null || true",  # a container may forbid it
         "echo 'student:x:0:0::/home:/bin/sh' > etc/passwd",
         *_bind(PACKAGE, f"lab/{PACKAGE.name}"),
@@ -159,7 +161,7 @@ def _file_system(folder: Path, limits: Limits, *, root: bool) -> list[str]:
             lines += _bind(path)
     lines += [f"[ ! -d {p} ] || mount -t tmpfs -o ro,size=4k tmpfs {p}" for p in _answers()]
     if root:
-        lines.append(f"chown -R {NOBODY}:{NOBODY} home tmp {_quote(str(folder / 'io')[1:])}")
+        lines.append(f"chown -R {NOBODY}:{NOBODY} {_quote(str(folder / 'io')[1:])}")
     return [
         *lines,
         "pivot_root . old",
