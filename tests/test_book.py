@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import nbformat
+import notebooks
+import offline_assets
 import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def load(path: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-notebooks = load("tools/notebooks.py")
-offline_assets = load("book/_ext/offline_assets.py")
 
 
 # The book
@@ -46,6 +36,13 @@ def test_table_of_contents_lists_the_pages():
     pages = [*notebooks.chapters(), *(ROOT / "book").rglob("*.md")]
     names = {str(path.relative_to(ROOT).with_suffix("").as_posix()) for path in pages}
     assert files_in_toc() == names
+
+
+def test_first_page_names_every_chapter():
+    text = (ROOT / "book" / "index.md").read_text("utf8")
+    chapters = [path.stem for path in notebooks.chapters() if path.stem[0].isdigit()]
+    assert chapters
+    assert [name for name in chapters if name not in text] == []
 
 
 def test_figures_of_a_chapter_are_named_once():

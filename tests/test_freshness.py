@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
 import warnings
 from pathlib import Path
 
+import freshness
 import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-
-spec = importlib.util.spec_from_file_location("freshness", ROOT / "tools" / "freshness.py")
-freshness = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(freshness)
 
 CODE = 'from ssmlab import answer\nprint("The answer is", answer.VALUE)'
 CONF = """

@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
+import links
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
-
-spec = importlib.util.spec_from_file_location("links", ROOT / "tools" / "links.py")
-links = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(links)
 
 
 @pytest.fixture

@@ -62,8 +62,7 @@ def library(code: list[str], root: Path) -> set[Path]:
         files = files_of(wanted.pop(), root) - found
         found |= files
         wanted |= {name for file in files for name in names_in(file, root)}
-    data = (path for path in (root / PACKAGE).rglob("*.*") if path.suffix in (".js", ".css"))
-    return found | set(data) if found else found
+    return found
 
 
 def files_of(name: str, root: Path) -> set[Path]:
@@ -147,6 +146,7 @@ def outdated(app: Sphinx, env: BuildEnvironment, *_: set[str]) -> list[str]:
         return []
     cache_folder, root = Path(config.execution_cache_path), Path(app.srcdir)
     now = {}
+    names_in.cache_clear()  # another build may have come before, in the same process
     for page in sorted(env.found_docs):
         notebook = Path(env.doc2path(page))
         if notebook.suffix == ".ipynb":

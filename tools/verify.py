@@ -15,8 +15,9 @@ from pathlib import Path
 import reports
 
 ROOT = Path(__file__).resolve().parents[1]
-# Whole files go to one process, because tests of a file share what is costly to make. The files
-# of the classroom come first: they are the longest, and nothing is left to do beside the last one.
+# Whole files go to one process, because tests of a file share what is costly to make. They start in
+# the order of pyproject's `testpaths`, not by their number of tests: those of the classroom, few
+# and long, would else come last, with nothing left for the other process.
 PARALLEL = ["-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder"]
 COVERAGE = ["--cov", "--cov-report=term"]
 NBVAL = ["--nbval", "--nbval-current-env", "--nbval-sanitize-with", "tests/nbval_sanitize.cfg"]
