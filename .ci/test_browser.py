@@ -1,7 +1,7 @@
 """Look at the built book as a reader does: in a browser, from the disk, without a network.
 
 Needs `make book` and Chromium. Each page is opened once, and several pages side by side; every test
-below looks at it.
+below looks at it, on a desktop and at last in a window as narrow as a phone.
 """
 
 from __future__ import annotations
@@ -215,11 +215,10 @@ def test_fits_a_desktop(opened):
     assert_fits(opened.page, opened.name)
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_fits_a_phone(browser, name):
-    context = browser.new_context(viewport=PHONE, reduced_motion="reduce")
-    assert_fits(load(context, name).page, name)
-    context.close()
+def test_fits_a_phone(opened):
+    opened.page.set_viewport_size(PHONE)
+    assert_fits(opened.page, opened.name)
+    opened.page.set_viewport_size(DESKTOP)
 
 
 def own_files(opened: Opened) -> list[Path]:
@@ -238,13 +237,11 @@ def test_page_is_light(opened):
     assert weight <= HEAVIEST_PAGE
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_downloads_as_a_clean_notebook(browser, name):
-    page = browser.new_page()
-    page.goto((HTML / name).as_uri())
-    target = page.locator("a.btn-download-source-button").get_attribute("href")
-    page.close()
-    notebook = (HTML / name).parent.joinpath(target).resolve()
+def test_downloads_as_a_clean_notebook(opened):
+    if opened.name not in NOTEBOOKS:
+        return
+    target = opened.page.locator("a.btn-download-source-button").get_attribute("href")
+    notebook = (HTML / opened.name).parent.joinpath(target).resolve()
     text = notebook.read_text("utf8")
     assert notebook.suffix == ".ipynb"
     assert json.loads(text)["cells"]

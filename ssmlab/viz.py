@@ -11,7 +11,8 @@ from __future__ import annotations
 import io
 import re
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,6 +27,8 @@ import matplotlib.pyplot as plt
 from cycler import cycler
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure as Figure
@@ -39,6 +42,7 @@ from ssmlab._typing import ArrayLike
 
 Draw = Callable[..., Figure]
 Encoded = TypeVar("Encoded")
+Canvas = TypeVar("Canvas", FigureCanvasAgg, FigureCanvasSVG)
 
 PALETTE = BLUE, VERMILION, GREEN, PURPLE, GREY = (
     "#3067B1",
@@ -113,11 +117,13 @@ def to_png(figure: Figure) -> bytes:
     A plot has few colours: a palette of 256 makes it about a third as heavy and looks the same. A
     figure that maps values to colours, or shows a photograph, keeps all of its colours.
     """
-    pixels, png = io.BytesIO(), io.BytesIO()
-    figure.savefig(pixels, format="png", dpi=2 * figure.dpi, pil_kwargs={"compress_level": 0})
-    picture = Image.open(pixels).convert("RGB")
+    with _canvas(figure, FigureCanvasAgg) as canvas:
+        figure.dpi *= 2
+        canvas.draw()
+        picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     if not figure.findobj(_maps_colours):
         picture = picture.quantize(256)
+    png = io.BytesIO()
     picture.save(png, format="png", optimize=True)
     return png.getvalue()
 
@@ -134,13 +140,25 @@ def to_svg(figure: Figure) -> str:
     """
     text = io.StringIO()
     size = 'width="{}" height="{}"'.format(*size_shown(figure))
-    with mpl.rc_context({"svg.hashsalt": "ssmlab", "svg.fonttype": "path"}):
-        figure.savefig(text, format="svg", metadata={"Date": None})
+    look = mpl.rc_context({"svg.hashsalt": "ssmlab", "svg.fonttype": "path"})
+    with look, _canvas(figure, FigureCanvasSVG) as canvas:
+        canvas.print_svg(text, metadata={"Date": None})
     svg = text.getvalue()
     svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.S)
     svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', size, svg, count=1)
     svg = re.sub(r'(?<= d=")[^"]*', _shorten, svg)
     return re.sub(r"\s+", " ", svg).replace("> <", "><").strip()
+
+
+@contextmanager
+def _canvas(figure: Figure, kind: type[Canvas]) -> Iterator[Canvas]:
+    """Give a figure another canvas for a while; what its ``savefig`` does, but that draws twice."""
+    canvas, dpi = figure.canvas, figure.dpi
+    try:
+        yield kind(figure)
+    finally:
+        figure.dpi = dpi
+        figure.set_canvas(canvas)
 
 
 def _shorten(path: re.Match[str]) -> str:
