@@ -35,7 +35,7 @@ def test_a_model_works_where_each_of_its_mixers_does(tmp_path):
     record.write_text(json.dumps(data))
     cells, where = page.on_gpus(record)
     assert cells == {
-        ("LanguageModel", "FSDP (GPU)"): "E: the numbers are wrong",
+        ("LanguageModel", "FSDP (GPU)"): "rwkv: E: the numbers are wrong",
         ("batch 65,536", "scan (GPU)"): "yes",
     }
     written = page.written(cells, where)

@@ -28,9 +28,8 @@ works_with = importlib.import_module("works_with")
 Cells = dict[tuple[str, str], str]  # (row, column) -> what came out
 
 MODEL = "LanguageModel"
-NOT_TRIED = "not tried"
 #: Outcomes that need no sentence, and how the page shows them.
-WORDS = {"yes": "yes", "-": "–", NOT_TRIED: NOT_TRIED}
+WORDS = {"yes": "yes", "-": "–", works_with.NOT_TRIED: works_with.NOT_TRIED}
 ON_GPUS = " (GPU)"
 #: The tables: a title, what it says, its columns.
 TABLES = {
@@ -63,10 +62,19 @@ TABLES = {
     ),
     "One GPU": (
         "Forward and backward in float32, and under `torch.autocast` in bfloat16 and float16; "
-        "70,000 sequences; `step` captured in a CUDA graph.",
+        "65,536 and 70,000 sequences; `step` captured in a CUDA graph.",
         [
             name + ON_GPUS
-            for name in ("float32", "autocast", "autocast float16", "batch 70,000", "graph of step")
+            for name in ("float32", "autocast", "autocast float16", "batch 65,536", "batch 70,000")
+        ]
+        + ["graph of step" + ON_GPUS],
+    ),
+    "The checks of the CPU, on a GPU": (
+        "As above.",
+        [
+            name + ON_GPUS
+            for name in works_with.COLUMNS
+            if name not in ("autocast", "from meta", "copy, file")
         ],
     ),
 }
@@ -100,10 +108,11 @@ def on_gpus(record: Path = RECORD) -> tuple[Cells, str]:
     stored = results.load_results(record)
     cells: Cells = {}
     for check in stored["results"]["checks"]:
-        row = MODEL if check["case"].startswith(MODEL) else check["case"]
-        at = row, check["feature"] + ON_GPUS
+        row, comma, mixer = check["case"].partition(", ")
+        row, mixer = (row, mixer) if row == MODEL else (row + comma + mixer, "")
+        at, outcome = (row, check["feature"] + ON_GPUS), steady(check["outcome"])
         if cells.get(at, "yes") == "yes":
-            cells[at] = steady(check["outcome"])
+            cells[at] = f"{mixer}: {outcome}" if mixer and outcome not in WORDS else outcome
     gpus = stored["results"]["gpus"]
     return cells, f"on {gpus} of {results.cite(stored)}"
 
@@ -120,7 +129,7 @@ def written(cells: Cells, where: str) -> str:
     numbers: dict[str, int] = {}
 
     def word(row: str, column: str) -> str:
-        outcome = cells.get((row, column), NOT_TRIED)
+        outcome = cells.get((row, column), works_with.NOT_TRIED)
         if outcome in WORDS:
             return WORDS[outcome]
         return f"no ({numbers.setdefault(outcome, len(numbers) + 1)})"
@@ -161,7 +170,7 @@ def read(page: str) -> Cells:
             for column, word in zip(rows[0][1:], words, strict=True):
                 number = re.fullmatch(r"no \((\d+)\)", word)
                 outcome = sentences[number[1]] if number else outcomes[word]
-                if outcome != NOT_TRIED:
+                if outcome != works_with.NOT_TRIED:
                     cells[name, column] = outcome
     return cells
 

@@ -29,11 +29,16 @@ LIMITS = {  # of the error, the norm of the difference over the norm
     torch.float16: 3e-2,
     torch.bfloat16: 1e-1,
 }
+NOT_TRIED = "not tried"
 Check = Callable[["Case", str], float | None]
 
 
 class Absent(Exception):
     """The pair means nothing: an operator has no state, a token no gradient."""
+
+
+class Untried(Exception):
+    """The pair takes another machine than this one."""
 
 
 class Op(torch.nn.Module):
@@ -138,10 +143,13 @@ SHOWN = [c for c in CASES if not c.tokens or c.name.endswith(" mamba")]
 
 
 def gradients(y: Tensor, model: torch.nn.Module) -> list[Tensor]:
-    """The gradient of the mean square, for every parameter."""
+    """The gradient of the sum of squares, for every parameter.
+
+    A mean would make it so small that float16 has no digits left for it.
+    """
     return list(
         torch.autograd.grad(
-            y.to(torch.promote_types(y.dtype, torch.float32)).square().mean(),
+            y.to(torch.promote_types(y.dtype, torch.float32)).square().sum(),
             list(model.parameters()),
         )
     )
@@ -222,7 +230,7 @@ def func_grad(case: Case, device: str) -> float:
 
     def loss(parameters: dict[str, Tensor]) -> Any:
         y = torch.func.functional_call(model, parameters, (x,))
-        return y.square().mean()
+        return y.square().sum()
 
     found = torch.func.grad(loss)(dict(model.named_parameters()))
     expected = gradients(model(x), model)
@@ -247,7 +255,7 @@ def second_derivative(case: Case, device: str) -> float:
         torch.randn(p.shape, generator=generator, dtype=p.dtype).to(device)
         for p in parameters
     ]
-    y = model(x).square().mean()
+    y = model(x).square().sum()
     first = torch.autograd.grad(y, parameters, create_graph=True)
     slope = torch.stack(
         [(g * v).sum() for g, v in zip(first, along, strict=True)]
@@ -359,13 +367,15 @@ COLUMNS: dict[str, Check] = {
 
 
 def outcome(check: Check, case: Case, device: str) -> tuple[str, float | None]:
-    """Say "yes", "-" where the pair means nothing, or the error's first line."""
+    """Say "yes", the error's first line, "-" where the pair means nothing, or "not tried"."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return "yes", check(case, device)
     except Absent:
         return "-", None
+    except Untried:
+        return NOT_TRIED, None
     except Exception as error:
         lines = f"{type(error).__name__}: {error}".strip().splitlines()
         return " ".join(lines[0].split()), None
