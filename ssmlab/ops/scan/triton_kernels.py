@@ -64,7 +64,8 @@ class _Scan(torch.autograd.Function):
         refuse_second_derivative("triton")
         x, dt, A, B, C, D, z, bias, saved = ctx.saved_tensors
         call = ctx.call
-        dx, ddt, dy = torch.empty_like(x), torch.empty_like(dt), _laid_out_as(x, dy.resolve_neg())
+        dy, dh = _laid_out_as(x, dy.resolve_neg()), dh.resolve_neg()
+        dx, ddt = torch.empty_like(x), torch.empty_like(dt)
         dz = None if z is None else torch.empty_like(z)
         dB, dC = call.parts(B), call.parts(C)
         dA, dh0 = saved.new_empty(len(x), *A.shape), saved.new_empty(len(x), *A.shape)
@@ -98,7 +99,7 @@ def _run(
     **options: bool,
 ) -> None:
     """Launch a kernel by its name."""
-    others = [None if v is None else v.resolve_neg().contiguous() for v in others]
+    others = [None if v is None else v.contiguous() for v in others]
     spans = [*signals[0].stride(), *(s for M in per_step for s in strides(M))]
     kernel, constants = specialised(call, name, **options)
     call.launch(kernel, [*signals, *per_step, *others], spans, constants)
