@@ -269,11 +269,11 @@ def second_derivative(case: Case, device: str) -> float:
                 p.add_(v, alpha=by)
         return gradients(model(x), model)
 
-    h = 1e-5
+    h = 1e-6
     ahead, behind = shifted(h), shifted(-2 * h)
     numeric = [(a - b) / (2 * h) for a, b in zip(ahead, behind, strict=True)]
     error = distance(list(found), numeric)
-    if not error < 1e-4:
+    if not error < 1e-5:
         raise AssertionError(f"the error is {error:.1e}")
     return error
 
