@@ -11,6 +11,7 @@ import pytest
 import safetensors.numpy
 import safetensors.torch
 import torch
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.testing import assert_close
 
 from ssmlab import mamba, nn
@@ -267,6 +268,26 @@ BROKEN = {
         ValueError,
         "must give time_step_rank as a positive whole number; got -1",
     ),
+    "a multiple of nothing": (
+        change_config(d_model=16, n_layer=3, pad_vocab_size_multiple=0),
+        ValueError,
+        "must give pad_vocab_size_multiple as a positive whole number; got 0",
+    ),
+    "sizes that are text": (
+        change_config(d_model=16, n_layer=3, ssm_cfg="x"),
+        ValueError,
+        "must give ssm_cfg as an object; got 'x'",
+    ),
+    "more layers than tensors": (  # which were made before the weights were looked at
+        change_config(num_hidden_layers=10**9),
+        ValueError,
+        "got 1000000000 layers, and the weights have at most 32: are config and",
+    ),
+    "a vocabulary beyond all memory": (
+        change_config(vocab_size=10**30),
+        ValueError,
+        "must have sizes that the weights have; got 10+ vocabulary, .*at most 64",
+    ),
     "Mamba-2": (
         change_config(d_model=16, n_layer=3, ssm_cfg={"layer": "Mamba2"}),
         ValueError,
@@ -286,6 +307,93 @@ def test_a_broken_checkpoint_says_what_is_wrong(case, tmp_path):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.parametrize("dtype", ["float32", torch.int32, None])
+@pytest.mark.usefixtures("unchecked")
+def test_a_type_that_is_none(dtype, tmp_path):
+    nn.save_checkpoint(make(), tmp_path)
+    with pytest.raises(TypeError, match=r"dtype must be a torch.dtype of real numbers; got"):
+        nn.load_checkpoint(tmp_path, dtype=dtype)
+
+
+# --- what is saved can be loaded, or is not saved ------------------------------------------------
+
+
+def wrapped_blocks(model):
+    for block in model.layers:
+        block.mixer = torch.compile(block.mixer, backend="eager")
+    model.layers[0] = checkpoint_wrapper(model.layers[0])
+    return model
+
+
+WRAPPED = {
+    "compiled": lambda model: torch.compile(model, backend="eager"),
+    "in parallel": torch.nn.DataParallel,
+    "both": lambda model: torch.nn.DataParallel(torch.compile(model, backend="eager")),
+    "compiled blocks": wrapped_blocks,
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPED)
+@torch.no_grad()
+def test_a_wrapped_model_is_saved_as_what_is_in_it(wrapper, tmp_path):
+    nn.save_checkpoint(make(seed=1), tmp_path)
+    expected = make()(TOKENS)
+    nn.save_checkpoint(WRAPPED[wrapper](make()), tmp_path)
+    assert torch.equal(nn.load_checkpoint(tmp_path)(TOKENS), expected)
+
+
+def of_two_sizes(model):
+    model.layers[1].mixer = nn.Mamba(16, state=4)
+
+
+def with_a_norm(model):
+    torch.nn.utils.parametrizations.weight_norm(model.layers[2].mixer.in_proj)
+
+
+def of_one_number(model):
+    model.norm_f.weight = torch.nn.Parameter(torch.ones(1))
+
+
+NOT_SAVED = {
+    "two sizes": (of_two_sizes, r"layers.1.mixer.A_log must be real, of shape \(32, 8\)"),
+    "other names": (with_a_norm, "in_proj.weight missing"),
+    "another shape": (of_one_number, "norm_f.weight must be real, of shape"),
+    "no values": (lambda model: model.to("meta"), "have values; got .* on the meta"),
+}
+
+
+@pytest.mark.parametrize("case", NOT_SAVED)
+@pytest.mark.parametrize("naming", ["transformers", "state-spaces"])
+def test_what_cannot_be_loaded_is_not_saved(case, naming, tmp_path):
+    nn.save_checkpoint(make(seed=1), tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    (change, message), model = NOT_SAVED[case], make()
+    change(model)
+    with pytest.raises(ValueError, match=f"model must .*{message}"):
+        nn.save_checkpoint(model, tmp_path, naming=naming)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@torch.no_grad()
+def test_a_save_that_is_cut_between_its_files_is_whole(tmp_path, monkeypatch):
+    nn.save_checkpoint(make(), tmp_path)
+    replace = Path.replace
+
+    def stop(path, target):
+        if target.name == "config.json":
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", stop)
+    model = nn.LanguageModel(13, 8, 1)
+    with pytest.raises(KeyboardInterrupt):
+        nn.save_checkpoint(model, tmp_path)
+    monkeypatch.undo()
+    assert torch.equal(nn.load_checkpoint(tmp_path)(TOKENS), model(TOKENS))
+    nn.save_checkpoint(model, tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
 @pytest.mark.parametrize("failing", ["save_file", "json.dumps"])
 def test_a_failing_save_changes_nothing(failing, tmp_path, monkeypatch):
     nn.save_checkpoint(make(), tmp_path)
@@ -300,6 +408,12 @@ def test_a_failing_save_changes_nothing(failing, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         nn.save_checkpoint(make(seed=1), tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_only_a_language_model_can_be_saved(tmp_path):
+    with pytest.raises(TypeError, match="model must be a LanguageModel; got a Linear"):
+        nn.save_checkpoint(torch.nn.Linear(2, 2), tmp_path / "new")
 
 
 def test_only_mamba_can_be_saved(tmp_path):

@@ -63,6 +63,9 @@ class Attention(Layer[Cache]):
         """Describe the sizes."""
         return f"channels={self.channels}, heads={self.heads}"
 
+    def _like(self) -> Tensor:
+        return self.out_proj.weight
+
     def _sequence(self, x: Signal, state: Cache | None, need_state: bool) -> tuple[Signal, Cache]:
         state = self.initial_state(len(x)) if state is None else state
         q, k, v = (split_heads(part, self.heads) for part in self.in_proj(x).chunk(3, -1))

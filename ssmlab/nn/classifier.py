@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ssmlab import _check
 from ssmlab._typing import Float
+from ssmlab.nn.layer import redraw
 from ssmlab.nn.s4d import S4D
 
 
@@ -91,6 +92,10 @@ class SequenceClassifier(nn.Module):
         )
         self.norm = nn.LayerNorm(channels)
         self.decoder = nn.Linear(channels, _check.count("classes", classes))
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew, as the constructor did; see ``Layer.reset_parameters``."""
+        redraw(*self.children())
 
     def forward(
         self, x: Float[Tensor, "batch length inputs"], **options: Any

@@ -91,7 +91,7 @@ def _tokens(
         token = sample(logits, temperature, top_p, generator)
         yield token
         if k + 1 < count:
-            logits, state = model.step(token, state)
+            logits, state = model._step(token, state)  # it is of the vocabulary
 
 
 def sample(
