@@ -7,6 +7,7 @@ import os
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.numpy
 import safetensors.torch
@@ -110,6 +111,53 @@ def test_numpy_alone_gives_the_same(size, naming, tmp_path):
     assert_close(torch.tensor(logits), ours(TOKENS), rtol=0, atol=1e-11)
 
 
+def without(name):
+    return lambda weights: {key: w for key, w in weights.items() if key != name}
+
+
+NOT_WHOLE = {
+    "the last layer's D": (
+        without("backbone.layers.2.mixer.D"),
+        r"the 32 tensors of 3 layers; got backbone.layers.2.mixer.D missing",
+    ),
+    "the embedding": (without("backbone.embeddings.weight"), "got neither among 31 tensors: pass"),
+    "one more": (
+        lambda weights: weights | {"backbone.extra": weights["backbone.norm_f.weight"]},
+        "got backbone.extra unknown: pass all tensors of one checkpoint",
+    ),
+    "a head of its own": (
+        lambda weights: weights | {"lm_head.weight": 2 * weights["backbone.embeddings.weight"]},
+        "lm_head.weight equal to backbone.embeddings.weight",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NOT_WHOLE)
+def test_numpy_says_what_a_checkpoint_lacks(case, tmp_path):
+    nn.save_checkpoint(make(), tmp_path)
+    change, message = NOT_WHOLE[case]
+    weights = change(safetensors.numpy.load_file(tmp_path / "model.safetensors"))
+    with pytest.raises(ValueError, match=f"weights must .*{message}"):
+        mamba.language_model(TOKENS.numpy(), weights)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ([[3, -1]], "tokens must be whole numbers from 0 to 28; got -1: take"),
+        ([[29]], "got 29: take"),
+        ([3], r"tokens must be whole numbers of shape .*; got int64 of shape \(1,\): pass"),
+        ([[0.5]], "got float64 of shape"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_tokens_that_numpy_would_read_from_the_end(tokens, message, tmp_path):
+    nn.save_checkpoint(make(), tmp_path)
+    weights = safetensors.numpy.load_file(tmp_path / "model.safetensors")
+    with pytest.raises((TypeError, ValueError), match=message):
+        mamba.language_model(np.array(tokens), weights)
+
+
 # --- there and back ------------------------------------------------------------------------------
 
 
@@ -165,6 +213,15 @@ def test_weights_in_several_files(tmp_path):
     path.unlink()
     with pytest.raises(ValueError, match=r"tensors that its config.json implies; got backbone"):
         nn.load_checkpoint(tmp_path)
+
+
+@torch.no_grad()
+def test_a_whole_file_comes_before_the_parts_of_an_older_model(tmp_path):
+    nn.save_checkpoint(make(), tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "model-00001-of-00001.safetensors")
+    model = make("odd")
+    nn.save_checkpoint(model, tmp_path)
+    assert torch.equal(nn.load_checkpoint(tmp_path)(TOKENS), model(TOKENS))
 
 
 # --- every way to be broken ----------------------------------------------------------------------

@@ -32,3 +32,11 @@ def step_sizes(dt_min: float, dt_max: float) -> tuple[float, float]:
             "pass the range of the step sizes, such as 0.001 and 0.1"
         )
     return dt_min, dt_max
+
+
+def seed(value: int) -> int:
+    """Return a seed that torch's generators take."""
+    value = _check.count("seed", value, least=0)
+    if value >= 2**64:
+        raise ValueError(f"seed must be below 2**64; got {value}: pass a smaller int")
+    return value

@@ -324,7 +324,8 @@ def _config(model: LanguageModel, naming: str) -> dict[str, Any]:
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    paths = sorted([*folder.glob("model.safetensors"), *folder.glob("model-*.safetensors")])
+    whole = folder / "model.safetensors"  # beside it, parts are those of an older model
+    paths = [whole] if whole.is_file() else sorted(folder.glob("model-*.safetensors"))
     if not paths:
         raise FileNotFoundError(
             f"folder must hold model.safetensors; found none in {folder}: pickled weights (.bin, "
