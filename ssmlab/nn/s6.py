@@ -145,7 +145,9 @@ class S6(Layer[State]):
     def _follow(self, name: str, x: Signal) -> Float[Tensor, "..."]:
         """Return B or C: for each step if it follows the input, else for each channel."""
         value = getattr(self, name)
-        return value(x) if name in self.selective else value
+        if name in self.selective:
+            return value(x)
+        return value.clone()  # NumPy would keep hold of a storage that FSDP frees
 
     def _wide(self) -> torch.dtype:
         return torch.promote_types(self.A_log.dtype, torch.float32)
