@@ -195,6 +195,17 @@ def test_a_saved_and_loaded_model_gives_identical_bits(name):
     [
         (lambda m: m(torch.ones(4, 20)), r"x must have shape \(batch, length, 2\).*got \(4, 20\)"),
         (lambda m: m(torch.ones(4, 0, 2)), r"not be empty; got \(4, 0, 2\)"),
+        (lambda m: m(np.ones((4, 5, 2))), r"got a NumPy array: pass torch.from_numpy\(x\)"),
+        (
+            lambda m: m(torch.ones(4, 5, 2).double()),
+            r"x must be torch.float32, .* got torch.float6",
+        ),
+        (lambda m: m(torch.ones(4, 5, 2).int()), r"convert it with x.to\(torch.float32\)"),
+        (lambda m: m(torch.ones(4, 5, 2).to("meta")), r"x must be on cpu, .*; got meta: move it"),
+        (
+            lambda m: m.step(torch.ones(4, 2), None),
+            r"state must be a ClassifierState of 2 layers; got a NoneType: start with initial_st",
+        ),
         (
             lambda m: m.step(torch.ones(4, 3), m.initial_state(4)),
             r"x_t must have shape \(batch, 2\)",
@@ -203,7 +214,7 @@ def test_a_saved_and_loaded_model_gives_identical_bits(name):
 )
 @pytest.mark.usefixtures("unchecked")
 def test_wrong_calls_of_the_classifier(call, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         call(classifier())
 
 

@@ -164,6 +164,12 @@ print(json.dumps([memory(50), memory(350)]))
 """
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_language_model():
+    with pytest.raises(TypeError, match="model must be a LanguageModel; got a DataParallel: pass"):
+        nn.generate(torch.nn.DataParallel(make()), PROMPT, tokens=1)
+
+
 def test_memory_is_flat_in_the_length():
     """What Python holds, in bytes, and the numbers in live tensors, at token 50 and at 350."""
     done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True)

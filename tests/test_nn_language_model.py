@@ -81,6 +81,18 @@ def test_the_head_is_the_embedding():
     assert model.embedding.weight.grad.abs().min() > 0  # also of tokens that were not read
 
 
+@every_mixer
+def test_started_after_it_was_built_without_memory(mixer):
+    with torch.device("meta"):
+        model = nn.LanguageModel(11, 8, 2, mixer)
+    model.to_empty(device="cpu")
+    torch.manual_seed(0)
+    model.reset_parameters()
+    expected = make(mixer, torch.float32).state_dict()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
 def test_initialisation_as_published():
     torch.manual_seed(0)
     model = nn.LanguageModel(500, 64, 4)
@@ -134,6 +146,19 @@ def test_batches_that_run_dry_keep_their_losses():
         ({"batches": (PAIR for _ in [])}, "batches must give a batch for each step; got none"),
         ({"batches": [PAIR[0]] * 3}, "batches must give pairs .*; batch 1 is a Tensor: see"),
         ({"batches": 3}, "batches must be an iterable .*; got a int: pass"),
+        (
+            {"batches": [(PAIR[0], PAIR[1][0])] * 3},
+            r"targets must be int64 of shape .* \(3,\): pass",
+        ),
+        (
+            {"batches": [(PAIR[0], PAIR[1] / 2)] * 3},
+            "targets must be int64 .* got torch.float32 of",
+        ),
+        ({"batches": [(PAIR[0][:, :2], PAIR[1])] * 3}, "targets must not be longer .*, 2; got 3"),
+        (
+            {"batches": [(PAIR[0], PAIR[1] - 102)] * 3},
+            "targets must be tokens, at least 0; got -10",
+        ),
         ({"lr": -0.1}, "lr must be positive; got -0.1: pass the size"),
         ({"lr": math.nan}, "lr must be finite; got nan"),
         ({"weight_decay": -1}, "weight_decay must not be negative; got -1.0: pass 0"),
@@ -207,6 +232,8 @@ def test_wrong_tokens():
         model([[1, 2]])
     with pytest.raises(TypeError, match="token must be a torch tensor; got a NoneType: pass a"):
         model.step(None, model.initial_state(1))
+    with pytest.raises(ValueError, match=r"tokens must be on cpu, as the .*; got meta: move it"):
+        model(some_tokens(1, 3).to("meta"))
     with pytest.raises(TypeError, match=r"tokens must be int64; got torch.float32: convert"):
         model(torch.zeros(1, 4))
     with pytest.raises(ValueError, match=r"tokens must have shape \(batch, length\).*got \(4,\)"):

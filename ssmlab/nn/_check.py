@@ -16,7 +16,10 @@ def signal(name: str, x: Tensor, axes: tuple[str, ...], like: Tensor | None, cha
             f"{name} must have shape ({', '.join(axes)}, {channels}) and not be empty; got "
             f"{tuple(x.shape)}: put the {channels} channels last"
         )
-    if like is not None and x.dtype != like.dtype:
+    if like is None:
+        return
+    ops_check.same_device(name, x, like.device)
+    if x.dtype != like.dtype:
         raise TypeError(
             f"{name} must be {like.dtype}, as the layer's parameters are; got {x.dtype}: convert "
             f"it with {name}.to({like.dtype})"

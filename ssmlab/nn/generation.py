@@ -73,6 +73,11 @@ def generate(
         raise ValueError(
             f"top_p must be above 0 and at most 1; got {top_p}: pass 1 to draw from all tokens"
         )
+    if not hasattr(model, "check_tokens"):
+        raise TypeError(
+            f"model must be a LanguageModel; got a {type(model).__name__}: pass the one that is in "
+            "it"
+        )
     model.check_tokens("prompt", prompt, 2)
     generator = torch.Generator(prompt.device).manual_seed(nn_check.seed(seed))
     return _tokens(model, prompt, _check.count("tokens", tokens), temperature, top_p, generator)

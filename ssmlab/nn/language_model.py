@@ -219,6 +219,7 @@ class LanguageModel(nn.Module):
                 f"{name} must have shape {shape} and not be empty; got {tuple(tokens.shape)}: "
                 "add an axis for the batch if it is missing"
             )
+        ops_check.same_device(name, tokens, self.embedding.weight.device)
         if not ops_check.readable(tokens):
             return
         least, largest = int(tokens.min()), int(tokens.max())

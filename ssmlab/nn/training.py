@@ -337,8 +337,28 @@ def _label_loss(model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
 def _next_token_loss(model: nn.Module, tokens: Any, targets: Any) -> Tensor:
     device = next((p.device for p in model.parameters()), None)
     tokens, targets = (torch.as_tensor(part, device=device) for part in (tokens, targets))
+    _check_targets(tokens, targets)
     logits = model(tokens)[:, -targets.shape[1] :]
     return cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+def _check_targets(tokens: Tensor, targets: Tensor) -> None:
+    answers = targets.shape[1] if targets.ndim == 2 and tokens.ndim == 2 else 0
+    if targets.dtype != torch.int64 or len(targets) != len(tokens) or not answers:
+        raise ValueError(
+            f"targets must be int64 of shape (batch, answers), for tokens {tuple(tokens.shape)}; "
+            f"got {targets.dtype} of shape {tuple(targets.shape)}: pass one row for each sequence"
+        )
+    if answers > tokens.shape[1]:
+        raise ValueError(
+            f"targets must not be longer than tokens, {tokens.shape[1]}; got {answers}: the last "
+            "steps answer"
+        )
+    if not targets.is_cuda and (least := int(targets.min())) < 0:  # on a GPU, it would wait
+        raise ValueError(
+            f"targets must be tokens, at least 0; got {least}: leave out steps without an answer "
+            "at the start"
+        )
 
 
 def _bar(items: Iterable[Any], progress: bool, unit: str, total: int | None = None) -> Any:

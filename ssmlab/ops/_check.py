@@ -19,6 +19,15 @@ def tensor(name: str, value: object) -> None:
     raise TypeError(f"{name} must be a torch tensor; got {what}: pass {advice}")
 
 
+def same_device(name: str, value: Tensor, device: torch.device) -> None:
+    """Ask for a tensor where the parameters are: torch reads no index that is elsewhere."""
+    if value.device != device:
+        raise ValueError(
+            f"{name} must be on {device}, as the parameters are; got {value.device}: move it with "
+            f"{name}.to({str(device)!r})"
+        )
+
+
 def readable(x: Tensor) -> bool:
     """Tell whether the numbers in x can be looked at.
 
