@@ -43,6 +43,8 @@ def readable(x: Tensor) -> bool:
 
 def complex_modes(**arguments: Tensor) -> None:
     """Ask for complex tensors with an axis for the modes, of one size."""
+    for name, value in arguments.items():
+        tensor(name, value)
     modes = next(iter(arguments.values())).shape[-1:]
     for name, value in arguments.items():
         if not value.is_complex():
@@ -60,6 +62,7 @@ def complex_modes(**arguments: Tensor) -> None:
 
 def per_channel(dt: Tensor, channels: int) -> None:
     """Ask for one positive step size for each channel."""
+    tensor("dt", dt)
     wrong = dt.shape != (channels,) or not dt.is_floating_point()
     if wrong or (readable(dt) and not bool((dt > 0).all())):
         raise ValueError(
