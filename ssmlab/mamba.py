@@ -19,13 +19,6 @@ Weights = Mapping[str, ndarray]
 EPSILON = 1e-5
 HEAD = "lm_head.weight"
 
-#: What a layer holds.
-LAYER = (
-    *("norm.weight", "mixer.A_log", "mixer.D", "mixer.conv1d.bias", "mixer.conv1d.weight"),
-    *("mixer.dt_proj.bias", "mixer.dt_proj.weight", "mixer.in_proj.weight"),
-    *("mixer.out_proj.weight", "mixer.x_proj.weight"),
-)
-
 
 def silu(x: Inexact[ndarray, "..."]) -> Inexact[ndarray, "..."]:
     """Compute :math:`x / (1 + e^{-x})`.
@@ -109,7 +102,8 @@ def language_model(
     Raises
     ------
     TypeError, ValueError
-        If a tensor is missing or unknown, by name, or a token is not in the vocabulary.
+        If a tensor is missing, unknown or of another shape, by name, or a token is not in the
+        vocabulary.
 
     Examples
     --------
@@ -150,7 +144,7 @@ def _layers_in(weights: Weights) -> int:
     """Count the layers; each must be whole."""
     start = "backbone.layers."
     layers = {name.removeprefix(start).split(".")[0] for name in weights if name.startswith(start)}
-    expected = {f"{start}{i}.{name}" for i in range(len(layers)) for name in LAYER}
+    expected = {f"{start}{i}.{name}" for i in range(len(layers)) for name in _shapes()}
     expected |= {_embedding_in(weights), "backbone.norm_f.weight"}
     given = weights.keys() - {HEAD}
     for problem, names in {"missing": expected - given, "unknown": given - expected}.items():
@@ -159,7 +153,46 @@ def _layers_in(weights: Weights) -> int:
                 f"weights must hold the {len(expected)} tensors of {len(layers)} layers; got "
                 f"{min(names)} {problem}: pass all tensors of one checkpoint"
             )
+    _check_shapes(weights, len(layers))
     return len(layers)
+
+
+def _check_shapes(weights: Weights, layers: int) -> None:
+    """Ask for one size in all tensors: NumPy would repeat a smaller one."""
+    embedding = _embedding_in(weights)
+    vocabulary, channels = (*weights[embedding].shape, 0, 0)[:2]
+    expected: dict[str, tuple[int, ...]] = {embedding: (vocabulary, channels)}
+    expected["backbone.norm_f.weight"] = (channels,)
+    for i in range(layers):
+        start = f"backbone.layers.{i}."
+        names = ("mixer.D", "mixer.A_log", "mixer.dt_proj.weight", "mixer.conv1d.weight")
+        inner, state, rank, taps = ((0, *weights[start + name].shape)[-1] for name in names)
+        shapes = _shapes(channels, inner, state, rank, taps)
+        expected |= {start + name: shape for name, shape in shapes.items()}
+    for name, shape in expected.items():
+        if weights[name].shape != shape:
+            raise ValueError(
+                f"weights must fit each other; got {name} of shape {weights[name].shape}, where "
+                f"the others ask for {shape}: pass all tensors of one checkpoint"
+            )
+
+
+def _shapes(
+    channels: int = 0, inner: int = 0, state: int = 0, rank: int = 0, taps: int = 0
+) -> dict[str, tuple[int, ...]]:
+    """Name what a layer holds, with its shapes."""
+    return {
+        "norm.weight": (channels,),
+        "mixer.A_log": (inner, state),
+        "mixer.D": (inner,),
+        "mixer.conv1d.bias": (inner,),
+        "mixer.conv1d.weight": (inner, 1, taps),
+        "mixer.dt_proj.bias": (inner,),
+        "mixer.dt_proj.weight": (inner, rank),
+        "mixer.in_proj.weight": (2 * inner, channels),
+        "mixer.out_proj.weight": (channels, inner),
+        "mixer.x_proj.weight": (rank + 2 * state, inner),
+    }
 
 
 def _tokens(tokens: Integer[ndarray, "batch length"], vocabulary: int) -> ndarray:

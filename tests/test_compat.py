@@ -63,6 +63,6 @@ def test_signature_is_that_of_mamba_ssm():
 def test_what_is_no_tensor_is_named():
     u = torch.ones(1, 1, 3)
     with pytest.raises(
-        TypeError, match="B must be a torch tensor; got a NumPy array: pass torch.f"
+        TypeError, match=r"B must be a torch tensor; got a NumPy array: pass torch.f"
     ):
         selective_scan_fn(u, u, -u[0, :, :1], u.numpy(), u)

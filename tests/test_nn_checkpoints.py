@@ -120,6 +120,14 @@ NOT_WHOLE = {
         without("backbone.layers.2.mixer.D"),
         r"the 32 tensors of 3 layers; got backbone.layers.2.mixer.D missing",
     ),
+    "one number for all channels": (  # NumPy would repeat it
+        lambda weights: weights | {"backbone.norm_f.weight": np.ones(1)},
+        r"backbone.norm_f.weight of shape \(1,\), where the others ask for \(16,\): pass",
+    ),
+    "a row for all channels": (
+        lambda weights: weights | {"backbone.layers.1.mixer.A_log": np.zeros((1, 8))},
+        r"backbone.layers.1.mixer.A_log of shape \(1, 8\), where",
+    ),
     "the embedding": (without("backbone.embeddings.weight"), "got neither among 31 tensors: pass"),
     "one more": (
         lambda weights: weights | {"backbone.extra": weights["backbone.norm_f.weight"]},

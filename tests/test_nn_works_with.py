@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 from layer_cases import CHANNELS, LAYERS, noise
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.tensor.experimental import implicit_replication
 from torch.testing import assert_close
 
 from ssmlab import nn
@@ -193,6 +194,20 @@ def test_works_with_fsdp2(name):
     assert_close(model(x), make(name)(x))
     for key, grad in gradients(model, x).items():
         assert_close(grad.full_tensor(), expected[key])
+
+
+@works_with("FSDP2 on the meta device")
+@pytest.mark.usefixtures("group")
+@pytest.mark.filterwarnings("ignore")
+def test_works_with_fsdp2_on_the_meta_device(name):
+    with torch.device("meta"):
+        model = make(name)
+    fully_shard(model, mesh=dist.device_mesh.init_device_mesh("cpu", (1,)))
+    model.to_empty(device="cpu")
+    torch.manual_seed(0)
+    with implicit_replication():
+        model.reset_parameters()
+    assert_close(model(data(name)), make(name)(data(name)))
 
 
 # --- graphs --------------------------------------------------------------------------------------

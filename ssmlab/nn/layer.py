@@ -140,7 +140,10 @@ class Layer(torch.nn.Module, ABC, Generic[S]):
     def reset_parameters(self) -> None:
         """Draw all parameters anew, those of the modules inside too, as the constructor did.
 
-        For a layer that was built under ``torch.device("meta")`` and given memory by ``to_empty``.
+        For a layer that was built under ``torch.device("meta")`` and given memory by ``to_empty``;
+        under FSDP2 inside ``torch.distributed.tensor.experimental.implicit_replication()``. The
+        older FSDP would start each module inside by itself, which is another start: give it a
+        ``param_init_fn`` that calls this one, or load weights.
         """
         redraw(*self.children())
         self._start()
