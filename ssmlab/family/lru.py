@@ -93,7 +93,7 @@ class LRU:
         in rad: see :func:`ring`.
         """
         state, channels = _check.count("state", state), _check.count("channels", channels)
-        rng = np.random.default_rng(seed)
+        rng = _check.generator(seed)
         nu, theta = ring(rng.random(state), rng.random(state), r_min, r_max, max_phase)
 
         def normal(*shape: int) -> Complex[ndarray, "..."]:
