@@ -407,8 +407,20 @@ def test_a_wrapped_model_is_saved_as_what_is_in_it(wrapper, tmp_path):
     assert torch.equal(nn.load_checkpoint(tmp_path)(TOKENS), expected)
 
 
+@torch.no_grad()
+def test_what_two_layers_share_is_written_twice(tmp_path):
+    model = make()
+    model.layers[1].mixer = model.layers[0].mixer
+    nn.save_checkpoint(model, tmp_path)
+    assert torch.equal(nn.load_checkpoint(tmp_path)(TOKENS), model(TOKENS))
+
+
 def of_two_sizes(model):
     model.layers[1].mixer = nn.Mamba(16, state=4)
+
+
+def with_another_epsilon(model):
+    model.layers[1].norm.eps = 1e-3
 
 
 def with_a_norm(model):
@@ -421,6 +433,7 @@ def of_one_number(model):
 
 NOT_SAVED = {
     "two sizes": (of_two_sizes, r"layers.1.mixer.A_log must be real, of shape \(32, 8\)"),
+    "another epsilon": (with_another_epsilon, "have norms .*; got 0.001 in layers.1.norm: the"),
     "other names": (with_a_norm, "in_proj.weight missing"),
     "another shape": (of_one_number, "norm_f.weight must be real, of shape"),
     "no values": (lambda model: model.to("meta"), "have values; got .* on the meta"),
@@ -457,6 +470,9 @@ def test_a_save_that_is_cut_between_its_files_is_whole(tmp_path, monkeypatch):
     assert torch.equal(nn.load_checkpoint(tmp_path)(TOKENS), model(TOKENS))
     nn.save_checkpoint(model, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    for name in ("config.json", "model.safetensors"):  # of one that was cut before that
+        (tmp_path / f"{name}.unfinished").write_bytes(b"{")
+    assert torch.equal(nn.load_checkpoint(tmp_path)(TOKENS), model(TOKENS))
 
 
 @pytest.mark.parametrize("failing", ["save_file", "json.dumps"])

@@ -84,7 +84,8 @@ class Attention(Layer[Cache]):
         """Ask for a cache; its past may be of any length."""
         k = state.k if isinstance(state, Cache) else None
         past = k.shape[2] if isinstance(k, Tensor) and k.ndim == 4 else 0
-        empty = self.out_proj.weight.new_empty(batch, self.heads, past, self.size)
+        shape = batch, self.heads, past, self.size
+        empty = torch.empty(shape, dtype=self.out_proj.weight.dtype, device="meta")
         if describe(state) != describe(Cache(empty, empty)):
             raise ValueError(
                 f"state must be {describe(Cache(empty, empty))}, with a past of any length; got "

@@ -179,6 +179,12 @@ def _unwrapped(model: Any) -> LanguageModel:
                 f"model must be made of Mamba blocks; got {type(mixer).__name__}: the official "
                 "format has no names for others; use torch.save(model.state_dict(), ...)"
             )
+    for name, module in found.named_modules():
+        if isinstance(module, torch.nn.RMSNorm) and module.eps != 1e-5:
+            raise ValueError(
+                f"model must have norms with eps = 1e-05; got {module.eps} in {name}: the model "
+                "that is loaded has no other; use torch.save(model.state_dict(), ...)"
+            )
     return found
 
 
@@ -198,8 +204,9 @@ def _inside(module: Any, kind: type) -> Any:
 
 
 def _state_of(model: LanguageModel) -> dict[str, Tensor]:
-    """Return the weights under the names that they have without wrappers."""
-    weights = {}
+    """Return the weights, each in its own memory, under the names that no wrapper has changed."""
+    weights: dict[str, Tensor] = {}
+    seen = set()
     for name, weight in model.state_dict().items():
         name = ".".join(part for part in name.split(".") if part not in WRAPPERS)
         if weight.is_meta:
@@ -207,7 +214,9 @@ def _state_of(model: LanguageModel) -> dict[str, Tensor]:
                 f"model must have values; got {name} on the meta device: give it memory with "
                 "to_empty and values with reset_parameters"
             )
-        weights[name] = weight.contiguous()
+        shared = weight.data_ptr() in seen  # by two layers: the format knows no such thing
+        weights[name] = weight.clone() if shared else weight.contiguous()
+        seen.add(weight.data_ptr())
     return weights
 
 
