@@ -79,6 +79,13 @@ def count(name: str, value: int, *, least: int = 1) -> int:
     return result
 
 
+def generator(seed: int | np.random.Generator) -> np.random.Generator:
+    """Return the generator of a seed, or the one that was given."""
+    if isinstance(seed, np.random.Generator):
+        return seed
+    return np.random.default_rng(count("seed", seed, least=0))
+
+
 def choice(name: str, value: str, options: Iterable[str]) -> str:
     """Return ``value`` if it is one of the options, else suggest the nearest."""
     options = list(options)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ssmlab._typing import Float, Inexact
 from ssmlab.ops import selective_scan
+from ssmlab.ops._check import tensor
 
 
 def selective_scan_fn(
@@ -59,6 +60,8 @@ def selective_scan_fn(
     >>> selective_scan_fn(u, delta, A, B, C=B)
     tensor([[[1.0000, 1.0000, 1.3679]]])
     """
+    for name, value in {"u": u, "delta": delta, "A": A, "B": B, "C": C}.items():
+        tensor(name, value)
     u, delta = u.mT, delta.mT
     B, C = (_channel_last(M, A.is_complex()) for M in (B, C))
     y, last = selective_scan(

@@ -57,3 +57,12 @@ def test_signature_is_that_of_mamba_ssm():
     names = ["u", "delta", "A", "B", "C", "D", "z", "delta_bias", "delta_softplus"]
     names += ["return_last_state"]
     assert list(inspect.signature(selective_scan_fn).parameters) == names
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_tensor_is_named():
+    u = torch.ones(1, 1, 3)
+    with pytest.raises(
+        TypeError, match=r"B must be a torch tensor; got a NumPy array: pass torch.f"
+    ):
+        selective_scan_fn(u, u, -u[0, :, :1], u.numpy(), u)

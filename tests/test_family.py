@@ -363,6 +363,8 @@ BAD = {
     "chunk must be at least 1": lambda: family.Attention(Q, Q).chunked(Q, chunk=0),
     "heads must be at least 1": lambda: family.retention_decays(0),
     "r_min and r_max must satisfy": lambda: family.LRU.ring(4, 1, r_min=0.9, r_max=0.5),
+    "max_phase must be positive": lambda: family.LRU.ring(4, 1, max_phase=0.0),
+    "seed must be at least 0": lambda: family.LRU.ring(4, 1, seed=-1),
     "nu and theta must be real": lambda: family.LRU(Q[0], Q[0, :2], Q, Q.T, Q[0]),
     r"B must have shape \(state, inputs\)": lambda: family.LRU(Q[0], Q[0], Q, Q, Q[0]),
     "x must have shape": lambda: family.LRU.ring(4, 2).recurrence(Q),

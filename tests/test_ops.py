@@ -151,6 +151,8 @@ def test_dplr_has_gradients(length):
         (torch.ones(0, 2), torch.ones(4, 2), ValueError, "x must not be empty"),
         (torch.ones(4, 2), torch.ones(4, 2).double(), TypeError, "must both be float32 or both"),
         (torch.ones(4, 2).int(), torch.ones(4, 2).int(), TypeError, "got torch.int32"),
+        (np.ones((4, 2)), torch.ones(4, 2), TypeError, r"NumPy array: pass torch.from_numpy\(x\)"),
+        (torch.ones(4, 2), None, TypeError, "K_bar must be a torch tensor; got a NoneType: pass a"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
@@ -162,6 +164,7 @@ def test_wrong_arguments_of_the_convolution(x, K_bar, error, message):
 @pytest.mark.parametrize(
     ("weights", "A_bar", "length", "error", "message"),
     [
+        ([1j], torch.ones(2, 3), 4, TypeError, r"got a list: pass torch.tensor\(weights\)"),
         (torch.ones(2, 3), torch.ones(2, 3), 4, TypeError, "weights must be complex; got torch.f"),
         (complex_normal(0, 3), complex_normal(0, 3), 4, ValueError, r"\(..., channels, modes\)"),
         (complex_normal(0, 2, 3), complex_normal(0, 2, 4), 4, ValueError, "A_bar must have the mo"),
@@ -181,6 +184,7 @@ def test_wrong_arguments_of_vandermonde(weights, A_bar, length, error, message):
         ({"C": complex_normal(0, 2, 4)}, ValueError, "C must have the modes on its last axis, 3"),
         ({"dt": torch.tensor([0.1, 0.0])}, ValueError, "dt must be real and positive.*smallest 0"),
         ({"dt": torch.tensor([0.1, -1.0])}, ValueError, "dt must be real and positive.*smallest"),
+        ({"dt": 0.1}, TypeError, "dt must be a torch tensor; got a float: pass a tensor"),
         ({"dt": torch.tensor(0.1)}, ValueError, r"dt must be .* one number for each of the 2 ch"),
         ({"length": -1}, ValueError, "length must be at least 1"),
     ],

@@ -93,7 +93,7 @@ class LRU:
         in rad: see :func:`ring`.
         """
         state, channels = _check.count("state", state), _check.count("channels", channels)
-        rng = np.random.default_rng(seed)
+        rng = _check.generator(seed)
         nu, theta = ring(rng.random(state), rng.random(state), r_min, r_max, max_phase)
 
         def normal(*shape: int) -> Complex[ndarray, "..."]:
@@ -169,5 +169,6 @@ def ring(
             f"r_min and r_max must satisfy 0 <= r_min < r_max <= 1; got {r_min} and {r_max}: pass "
             "the radii of the ring, such as 0.9 and 0.999"
         )
+    max_phase = _check.positive("max_phase", max_phase, "pass an angle in rad, such as 6.28")
     square = np.asarray(u, float) * (r_max**2 - r_min**2) + r_min**2
     return np.log(-np.log(square) / 2), np.log(max_phase * np.asarray(phase, float))

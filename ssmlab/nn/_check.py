@@ -5,19 +5,24 @@ from __future__ import annotations
 from torch import Tensor
 
 from ssmlab import _check
+from ssmlab.ops import _check as ops_check
 
 
-def signal(name: str, x: Tensor, axes: tuple[str, ...], like: Tensor, channels: int) -> None:
+def signal(name: str, x: Tensor, axes: tuple[str, ...], like: Tensor | None, channels: int) -> None:
     """Ask for a signal with these axes and the channels last, of the type of the parameters."""
+    ops_check.tensor(name, x)
     if x.ndim != len(axes) + 1 or x.shape[-1] != channels or 0 in x.shape:
         raise ValueError(
             f"{name} must have shape ({', '.join(axes)}, {channels}) and not be empty; got "
             f"{tuple(x.shape)}: put the {channels} channels last"
         )
+    if like is None:
+        return
+    ops_check.same_device(name, x, like.device)
     if x.dtype != like.dtype:
         raise TypeError(
             f"{name} must be {like.dtype}, as the layer's parameters are; got {x.dtype}: convert "
-            f"it, or the layer with layer.to({x.dtype})"
+            f"it with {name}.to({like.dtype})"
         )
 
 
@@ -30,3 +35,11 @@ def step_sizes(dt_min: float, dt_max: float) -> tuple[float, float]:
             "pass the range of the step sizes, such as 0.001 and 0.1"
         )
     return dt_min, dt_max
+
+
+def seed(value: int) -> int:
+    """Return a seed that torch's generators take."""
+    value = _check.count("seed", value, least=0)
+    if value >= 2**64:
+        raise ValueError(f"seed must be below 2**64; got {value}: pass a smaller int")
+    return value

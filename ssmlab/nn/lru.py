@@ -62,16 +62,14 @@ class LRU(Layer[State]):
     ) -> None:
         super().__init__(channels)
         self.state = _check.count("state", state)
-        u, phase = torch.rand(2, state, dtype=torch.float64).clamp_min(1e-12).numpy()
-        nu, theta = map(torch.tensor, family.ring(u, phase, r_min, r_max, max_phase))
-        gamma_log = torch.log(-torch.expm1(-2 * nu.exp())) / 2
-        dtype = torch.get_default_dtype()
+        self.ring = (r_min, r_max, max_phase)
         self.nu, self.theta, self.gamma_log = (
-            torch.nn.Parameter(value.to(dtype)) for value in (nu, theta, gamma_log)
+            torch.nn.Parameter(torch.empty(state)) for _ in range(3)
         )
-        self.B = torch.nn.Parameter(torch.randn(state, channels, 2) / math.sqrt(2 * channels))
-        self.C = torch.nn.Parameter(torch.randn(channels, state, 2) / math.sqrt(state))
-        self.D = torch.nn.Parameter(torch.randn(channels))
+        self.B = torch.nn.Parameter(torch.empty(state, channels, 2))
+        self.C = torch.nn.Parameter(torch.empty(channels, state, 2))
+        self.D = torch.nn.Parameter(torch.empty(channels))
+        self._start()
 
     def initial_state(self, batch: int) -> State:
         """Return zeros, (batch, state), complex128."""
@@ -81,6 +79,21 @@ class LRU(Layer[State]):
     def extra_repr(self) -> str:
         """Describe the sizes."""
         return f"channels={self.channels}, state={self.state}"
+
+    @torch.no_grad()
+    def _start(self) -> None:
+        uniform = torch.rand(2, self.state, dtype=torch.float64, device="cpu")  # NumPy reads it
+        u, phase = uniform.clamp_min(1e-12).numpy()
+        nu, theta = map(torch.from_numpy, family.ring(u, phase, *self.ring))
+        self.nu.copy_(nu)
+        self.theta.copy_(theta)
+        self.gamma_log.copy_(torch.log(-torch.expm1(-2 * nu.exp())) / 2)
+        self.B.copy_(torch.randn_like(self.B) / math.sqrt(2 * self.channels))
+        self.C.copy_(torch.randn_like(self.C) / math.sqrt(self.state))
+        self.D.normal_()
+
+    def _like(self) -> Tensor:
+        return self.D
 
     def _sequence(self, x: Signal, state: State | None, need_state: bool) -> tuple[Signal, State]:
         state = self.initial_state(len(x)) if state is None else state

@@ -142,16 +142,12 @@ class Mamba(GatedBlock):
         super().__init__(channels, conv=conv, expand=expand)
         self.state = _check.count("state", state)
         self.dt_rank = _check.count("dt_rank", -(-channels // 16) if dt_rank is None else dt_rank)
-        dt_min, dt_max = nn_check.step_sizes(dt_min, dt_max)
+        self.dt_range = nn_check.step_sizes(dt_min, dt_max)
         self.x_proj = nn.Linear(self.inner, self.dt_rank + 2 * state, bias=False)
         self.dt_proj = nn.Linear(self.dt_rank, self.inner)
-        nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
-        uniform = torch.rand(self.inner)
-        dt = torch.exp(math.log(dt_min) + uniform * (math.log(dt_max) - math.log(dt_min)))
-        self.dt_proj.bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))
-        A = torch.arange(1.0, state + 1).expand(self.inner, -1)
-        self.A_log = nn.Parameter(A.log())
-        self.D = nn.Parameter(torch.ones(self.inner))
+        self.A_log = nn.Parameter(torch.empty(self.inner, state))
+        self.D = nn.Parameter(torch.empty(self.inner))
+        self._start()
 
     def extra_repr(self) -> str:
         """Describe the sizes."""
@@ -160,6 +156,15 @@ class Mamba(GatedBlock):
     def time_scales(self) -> list[nn.Parameter]:
         """Return A and the projection to dt; and D, which the official code sets apart too."""
         return [self.A_log, self.D, *self.dt_proj.parameters()]
+
+    @torch.no_grad()
+    def _start(self) -> None:
+        nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
+        low, high = map(math.log, self.dt_range)
+        dt = torch.exp(low + torch.rand_like(self.dt_proj.bias) * (high - low))
+        self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+        self.A_log.copy_(torch.arange(1.0, self.state + 1).log())
+        self.D.fill_(1)
 
     def _mix(
         self, u: Inner, z: Inner, state: State | None, need_state: bool

@@ -54,12 +54,16 @@ class S4D(StateSpaceLayer):
     ) -> None:
         self.init = _check.choice("init", init, diagonal.INITIALISATIONS)
         self.method = _check.choice("method", method, diagonal.METHODS)
-        A, B = diagonal.INITIALISATIONS[init](s4.state_size("state", state))
-        super().__init__(channels, A, B, dt_min=dt_min, dt_max=dt_max, bidirectional=bidirectional)
+        modes = s4.state_size("state", state) // 2
+        super().__init__(channels, modes, dt_min=dt_min, dt_max=dt_max, bidirectional=bidirectional)
+        self._start()
 
     def extra_repr(self) -> str:
         """Describe the sizes and the choices."""
         return f"{super().extra_repr()}, init={self.init!r}, method={self.method!r}"
+
+    def _start(self) -> None:
+        self._start_from(*diagonal.INITIALISATIONS[self.init](2 * len(self.B)))
 
     def _advance(self, z: Modes, x: Float[Tensor, "... channels"], rate: float) -> Modes:
         A_bar, B_bar = self._discretize(rate)

@@ -33,8 +33,7 @@ class StateSpaceLayer(Layer[States]):
     def __init__(
         self,
         channels: int,
-        A: np.ndarray,
-        B: np.ndarray,
+        modes: int,
         *,
         dt_min: float,
         dt_max: float,
@@ -42,17 +41,13 @@ class StateSpaceLayer(Layer[States]):
     ) -> None:
         super().__init__(channels)
         self.bidirectional = bidirectional
-        dt_min, dt_max = nn_check.step_sizes(dt_min, dt_max)
-        shape = (channels, len(A))
-        uniform = torch.rand(channels, dtype=torch.float64)
-        log_dt = math.log(dt_min) + uniform * (math.log(dt_max) - math.log(dt_min))
-        self.log_dt = parameter(log_dt)
-        self.log_decay = parameter(torch.log(-torch.tensor(A.real)).expand(shape))
-        self.frequency = parameter(torch.tensor(A.imag).expand(shape))
-        directions = (2,) if bidirectional else ()
-        self.C = torch.nn.Parameter(torch.randn(*directions, *shape, 2) * math.sqrt(0.5))
-        self.D = torch.nn.Parameter(torch.randn(channels))
-        self.register_buffer("B", pairs_of(B).to(self.D.dtype))
+        self.dt_range = nn_check.step_sizes(dt_min, dt_max)
+        shape, directions = (channels, modes), (2,) * bidirectional
+        self.log_dt = torch.nn.Parameter(torch.empty(channels))
+        self.log_decay, self.frequency = (torch.nn.Parameter(torch.empty(shape)) for _ in range(2))
+        self.C = torch.nn.Parameter(torch.empty(*directions, *shape, 2))
+        self.D = torch.nn.Parameter(torch.empty(channels))
+        self.register_buffer("B", torch.empty(modes, 2))
 
     def initial_state(self, batch: int) -> States:
         """Return the state before the first sample: zeros, (batch, channels, modes), complex128."""
@@ -78,6 +73,20 @@ class StateSpaceLayer(Layer[States]):
         """Describe the sizes."""
         channels, modes = self.frequency.shape
         return f"channels={channels}, state={2 * modes}, bidirectional={self.bidirectional}"
+
+    @torch.no_grad()
+    def _start_from(self, A: np.ndarray, B: np.ndarray) -> None:
+        low, high = map(math.log, self.dt_range)
+        uniform = torch.rand(self.channels, dtype=torch.float64, device=self.log_dt.device)
+        self.log_dt.copy_(low + uniform * (high - low))
+        self.log_decay.copy_(torch.log(-torch.tensor(A.real)))
+        self.frequency.copy_(torch.tensor(A.imag))
+        self.C.copy_(torch.randn_like(self.C) * math.sqrt(0.5))
+        self.D.normal_()
+        self.B.copy_(pairs_of(B))
+
+    def _like(self) -> Tensor:
+        return self.D
 
     @abstractmethod
     def _advance(self, z: Modes, x: Float[Tensor, "... channels"], rate: float) -> Modes:
@@ -137,11 +146,6 @@ class StateSpaceLayer(Layer[States]):
 
     def _dt(self, rate: float) -> Float[Tensor, "channels"]:
         return rate * self.log_dt.double().exp()
-
-
-def parameter(value: Tensor) -> torch.nn.Parameter:
-    """Make a parameter of torch's default type."""
-    return torch.nn.Parameter(value.to(torch.get_default_dtype()).clone())
 
 
 def pairs_of(value: np.ndarray) -> Float[Tensor, "... 2"]:

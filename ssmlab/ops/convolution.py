@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ssmlab._typing import Float
+from ssmlab.ops._check import tensor
 
 
 def fft_convolution(
@@ -41,6 +42,8 @@ def fft_convolution(
             [1.5000],
             [1.7500]])
     """
+    tensor("x", x)
+    tensor("K_bar", K_bar)
     if x.dtype not in (torch.float32, torch.float64) or K_bar.dtype != x.dtype:
         raise TypeError(
             f"x and K_bar must both be float32 or both float64; got {x.dtype} and {K_bar.dtype}: "
