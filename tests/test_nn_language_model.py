@@ -193,8 +193,11 @@ def test_a_mixer_that_reads_the_future_is_refused(mixer):
 
 @pytest.mark.usefixtures("unchecked")
 def test_what_is_no_layer_is_refused():
-    with pytest.raises(TypeError, match="mixer must make a Layer; got a Linear: give it"):
+    message = "must be a function from the number of channels to a Layer; got"
+    with pytest.raises(TypeError, match=f"mixer {message} one that makes a Linear: pass"):
         nn.LanguageModel(5, 4, 1, lambda channels: torch.nn.Linear(channels, channels))
+    with pytest.raises(TypeError, match=f"make {message} 3: pass"):
+        nn.Gated(4, 3)
 
 
 @pytest.mark.parametrize("state", [None, (), "one", 3])
