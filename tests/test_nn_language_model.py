@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
 from ssmlab import nn
@@ -119,6 +120,29 @@ def test_options_go_to_the_mixer():
 # --- training ------------------------------------------------------------------------------------
 
 PAIR = torch.tensor([[1, 2, 3]]), torch.tensor([[2, 3, 4]])
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_gradients_of_each_sequence_alone():
+    """By torch.func, where no token can be looked at."""
+    model, tokens = make("retnet"), some_tokens(3, 5)
+    weights = dict(model.named_parameters())
+
+    def loss(weights, row):
+        return torch.func.functional_call(model, weights, (row[None],)).square().sum()
+
+    found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(weights, tokens)
+    for k in range(3):
+        expected = torch.autograd.grad(model(tokens[k : k + 1]).square().sum(), [*weights.values()])
+        for name, grad in zip(weights, expected, strict=True):
+            assert_close(found[name][k], grad)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_shapes_alone_are_computed_from_fake_tensors():
+    with FakeTensorMode():
+        model = nn.LanguageModel(11, 8, 1, "retnet")
+        assert model(torch.zeros(2, 5, dtype=torch.int64)).shape == (2, 5, 11)
 
 
 def test_a_list_and_a_dataloader_are_batches_too():
