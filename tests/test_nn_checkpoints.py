@@ -380,6 +380,13 @@ def test_a_type_that_is_none(dtype, tmp_path):
         nn.load_checkpoint(tmp_path, dtype=dtype)
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_a_device_that_is_none(tmp_path):
+    for device in ("gpu", None):
+        with pytest.raises(ValueError, match=r"device must be one that torch knows; got ('gpu'|N)"):
+            nn.load_checkpoint(tmp_path, device=device)
+
+
 # --- what is saved can be loaded, or is not saved ------------------------------------------------
 
 

@@ -140,6 +140,22 @@ def test_parameters_survive_a_file(name):
     assert torch.equal(other(x), layer(x))
 
 
+@every_layer
+def test_parameters_start_as_they_were_made(name):
+    """In any order of events: made at once, or without memory and started later."""
+    layer, expected = make(name, torch.float32), make(name, torch.float32).state_dict()
+    with torch.device("meta"):
+        empty = LAYERS[name]()
+    with torch.no_grad():
+        for value in [*layer.parameters(), *layer.buffers()]:
+            value.fill_(torch.nan)
+    for other in (layer, empty.to_empty(device="cpu")):
+        torch.manual_seed(0)
+        other.reset_parameters()
+        for key, value in other.state_dict().items():
+            assert torch.equal(value, expected[key]), key
+
+
 # --- wrong arguments -----------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
 from ssmlab import nn
@@ -121,6 +122,29 @@ def test_options_go_to_the_mixer():
 PAIR = torch.tensor([[1, 2, 3]]), torch.tensor([[2, 3, 4]])
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_gradients_of_each_sequence_alone():
+    """By torch.func, where no token can be looked at."""
+    model, tokens = make("retnet"), some_tokens(3, 5)
+    weights = dict(model.named_parameters())
+
+    def loss(weights, row):
+        return torch.func.functional_call(model, weights, (row[None],)).square().sum()
+
+    found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(weights, tokens)
+    for k in range(3):
+        expected = torch.autograd.grad(model(tokens[k : k + 1]).square().sum(), [*weights.values()])
+        for name, grad in zip(weights, expected, strict=True):
+            assert_close(found[name][k], grad)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_shapes_alone_are_computed_from_fake_tensors():
+    with FakeTensorMode():
+        model = nn.LanguageModel(11, 8, 1, "retnet")
+        assert model(torch.zeros(2, 5, dtype=torch.int64)).shape == (2, 5, 11)
+
+
 def test_a_list_and_a_dataloader_are_batches_too():
     loader = torch.utils.data.DataLoader([PAIR] * 3, batch_size=None)
     found = [
@@ -193,8 +217,11 @@ def test_a_mixer_that_reads_the_future_is_refused(mixer):
 
 @pytest.mark.usefixtures("unchecked")
 def test_what_is_no_layer_is_refused():
-    with pytest.raises(TypeError, match="mixer must make a Layer; got a Linear: give it"):
+    message = "must be a function from the number of channels to a Layer; got"
+    with pytest.raises(TypeError, match=f"mixer {message} one that makes a Linear: pass"):
         nn.LanguageModel(5, 4, 1, lambda channels: torch.nn.Linear(channels, channels))
+    with pytest.raises(TypeError, match=f"make {message} 3: pass"):
+        nn.Gated(4, 3)
 
 
 @pytest.mark.parametrize("state", [None, (), "one", 3])

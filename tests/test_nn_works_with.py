@@ -22,6 +22,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from layer_cases import CHANNELS, LAYERS, noise
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor.experimental import implicit_replication
 from torch.testing import assert_close
@@ -82,6 +83,18 @@ def data(name: str) -> torch.Tensor:
 def gradients(model: torch.nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
     model(x).square().sum().backward()
     return {name: p.grad for name, p in model.named_parameters()}
+
+
+# --- less memory ---------------------------------------------------------------------------------
+
+
+@works_with("activation checkpointing")
+def test_works_with_activation_checkpointing(name):
+    x, expected = data(name), gradients(make(name), data(name))
+    model = make(name)
+    found = gradients(checkpoint_wrapper(model), x)
+    for key, grad in found.items():
+        assert torch.equal(grad, expected[key])
 
 
 # --- copies and files ----------------------------------------------------------------------------
@@ -171,6 +184,15 @@ def group() -> Iterator[None]:
     dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
     yield
     dist.destroy_process_group()
+
+
+@works_with("DistributedDataParallel")
+@pytest.mark.usefixtures("group")
+def test_works_with_distributed_data_parallel(name):
+    x, expected = data(name), gradients(make(name), data(name))
+    model = torch.nn.parallel.DistributedDataParallel(make(name))
+    for key, grad in gradients(model, x).items():
+        assert_close(grad, expected[key.removeprefix("module.")])
 
 
 @works_with("FSDP")

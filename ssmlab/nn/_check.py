@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from ssmlab import _check
@@ -43,3 +45,15 @@ def seed(value: int) -> int:
     if value >= 2**64:
         raise ValueError(f"seed must be below 2**64; got {value}: pass a smaller int")
     return value
+
+
+def makes_layers(name: str, make: Any, channels: int, **options: Any) -> Any:
+    """Call a function of the number of channels, and ask that it makes a layer."""
+    layer = make(channels, **options) if callable(make) else None
+    if not hasattr(layer, "initial_state"):
+        what = f"one that makes a {type(layer).__name__}" if callable(make) else repr(make)
+        raise TypeError(
+            f"{name} must be a function from the number of channels to a Layer; got {what}: pass "
+            "for example ssmlab.nn.S4D"
+        )
+    return layer

@@ -62,7 +62,7 @@ AGAIN = "fetch it again, or another checkpoint"
 
 
 def load_checkpoint(
-    folder: str | Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    folder: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
 ) -> LanguageModel:
     """Make the language model whose sizes and weights are in a folder.
 
@@ -72,7 +72,7 @@ def load_checkpoint(
         With ``config.json`` and ``model.safetensors``, or several ``model-*.safetensors``.
     dtype : torch.dtype
         Type of the parameters, whatever that of the file.
-    device : str
+    device : str or torch.device
 
     Returns
     -------
@@ -84,9 +84,10 @@ def load_checkpoint(
     FileNotFoundError
         If one of the files is not there.
     TypeError, ValueError
-        If ``dtype`` is no type of real numbers.
-        If a file is damaged; if the configuration asks for what is not here, by name; if a tensor
-        is unknown, missing or of another shape, by name; or if the head is not the embedding.
+        If ``dtype`` is no type of real numbers, or ``device`` none that torch knows; if a file is
+        damaged; if the configuration asks for what is not here, or for more than the weights can
+        fill, by name; if a tensor is unknown, missing or of another shape, by name; or if the head
+        is not the embedding.
 
     Notes
     -----
@@ -108,6 +109,12 @@ def load_checkpoint(
             f"dtype must be a torch.dtype of real numbers; got {dtype!r}: pass for example "
             "torch.float32"
         )
+    try:
+        device = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(
+            f"device must be one that torch knows; got {device!r}: pass for example 'cpu' or 'cuda'"
+        ) from None
     folder = Path(folder)
     config, tensors = _read_config(folder), _read_tensors(folder)
     model = _implied(config, tensors)

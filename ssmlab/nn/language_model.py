@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ssmlab import _check
 from ssmlab._typing import Float, Int
+from ssmlab.nn import _check as nn_check
 from ssmlab.nn.layer import Layer, redraw
 from ssmlab.nn.mixers import MIXERS, Mixer
 from ssmlab.ops import _check as ops_check
@@ -32,11 +33,6 @@ class MixerBlock(nn.Module):
 
     def __init__(self, channels: int, mixer: Layer[Any]) -> None:
         super().__init__()
-        if not hasattr(mixer, "initial_state"):
-            raise TypeError(
-                f"mixer must make a Layer; got a {type(mixer).__name__}: give it initial_state and "
-                "step, as ssmlab.nn.Layer asks"
-            )
         self.norm, self.mixer = nn.RMSNorm(channels, eps=1e-5), mixer
 
     def forward(self, x: Hidden, state: Any, return_state: bool) -> tuple[Hidden, Any]:
@@ -100,7 +96,8 @@ class LanguageModel(nn.Module):
         channels, layers = _check.count("channels", channels), _check.count("layers", layers)
         self.embedding = nn.Embedding(_check.count("vocabulary", vocabulary), channels)
         self.layers = nn.ModuleList(
-            MixerBlock(channels, make(channels, **options)) for _ in range(layers)
+            MixerBlock(channels, nn_check.makes_layers("mixer", make, channels, **options))
+            for _ in range(layers)
         )
         self.norm_f = nn.RMSNorm(channels, eps=1e-5)
         self._start()

@@ -222,7 +222,7 @@ class Gated(GatedBlock):
         self, channels: int, make: Callable[[int], Layer[Any]], *, conv: int = 4, expand: int = 2
     ) -> None:
         super().__init__(channels, conv=conv, expand=expand)
-        self.layer = make(self.inner)
+        self.layer = nn_check.makes_layers("make", make, self.inner)
 
     def _mix(self, u: Inner, z: Inner, state: Any, need_state: bool) -> tuple[Inner, Any]:
         if need_state:
