@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ssmlab import _check
 from ssmlab.ops import _check as ops_check
 
 
-def signal(name: str, x: Tensor, axes: tuple[str, ...], like: Tensor | None, channels: int) -> None:
-    """Ask for a signal with these axes and the channels last, of the type of the parameters."""
+def signal(
+    name: str, x: Tensor, axes: tuple[str, ...], like: Tensor | None, channels: int
+) -> Tensor:
+    """Ask for a signal with these axes and the channels last, of the type of the parameters.
+
+    Under ``torch.autocast`` it may be of another type, as what is before the layer made it; it is
+    returned in that of the parameters.
+    """
     ops_check.tensor(name, x)
     if x.ndim != len(axes) + 1 or x.shape[-1] != channels or 0 in x.shape:
         raise ValueError(
@@ -19,13 +26,16 @@ def signal(name: str, x: Tensor, axes: tuple[str, ...], like: Tensor | None, cha
             f"{tuple(x.shape)}: put the {channels} channels last"
         )
     if like is None:
-        return
+        return x
     ops_check.same_device(name, x, like.device)
-    if x.dtype != like.dtype:
+    if x.dtype == like.dtype:
+        return x
+    if not x.is_floating_point() or not torch.is_autocast_enabled(x.device.type):
         raise TypeError(
             f"{name} must be {like.dtype}, as the layer's parameters are; got {x.dtype}: convert "
             f"it with {name}.to({like.dtype})"
         )
+    return x.to(like.dtype)
 
 
 def step_sizes(dt_min: float, dt_max: float) -> tuple[float, float]:

@@ -102,7 +102,8 @@ class SequenceClassifier(nn.Module):
         self, x: Float[Tensor, "batch length inputs"], **options: Any
     ) -> Float[Tensor, "batch classes"]:
         """Return the logits of whole sequences; options, such as rate=2, go to each layer."""
-        nn_check.signal("x", x, ("batch", "length"), self.encoder.weight, self.encoder.in_features)
+        weight = self.encoder.weight
+        x = nn_check.signal("x", x, ("batch", "length"), weight, self.encoder.in_features)
         x = self.encoder(x)
         for block in self.blocks:
             x = block(x, **options)
@@ -112,7 +113,8 @@ class SequenceClassifier(nn.Module):
         self, x_t: Float[Tensor, "batch inputs"], state: ClassifierState, **options: Any
     ) -> tuple[Float[Tensor, "batch classes"], ClassifierState]:
         """Take one sample, and return the logits of the sequence so far and the new state."""
-        nn_check.signal("x_t", x_t, ("batch",), self.encoder.weight, self.encoder.in_features)
+        weight = self.encoder.weight
+        x_t = nn_check.signal("x_t", x_t, ("batch",), weight, self.encoder.in_features)
         if not isinstance(state, ClassifierState) or len(state.layers) != len(self.blocks):
             raise ValueError(
                 f"state must be a ClassifierState of {len(self.blocks)} layers; got a "

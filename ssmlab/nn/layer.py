@@ -75,7 +75,7 @@ class Layer(torch.nn.Module, ABC, Generic[S]):
         Parameters
         ----------
         x : Tensor, (batch, length, channels)
-            Of the type of the parameters.
+            Of the type of the parameters; under ``torch.autocast`` of any real type.
         state : optional
             From ``initial_state`` or an earlier call; that before the first sample by default.
         return_state : bool
@@ -94,7 +94,7 @@ class Layer(torch.nn.Module, ABC, Generic[S]):
         TypeError, ValueError
             If ``x`` or ``state`` has the wrong type or shape, or the layer has no state.
         """
-        nn_check.signal("x", x, ("batch", "length"), self._like(), self.channels)
+        x = nn_check.signal("x", x, ("batch", "length"), self._like(), self.channels)
         if state is not None:
             self._check_state(state, len(x))
         y, state = self._sequence(x, state, return_state, **options)
@@ -121,7 +121,7 @@ class Layer(torch.nn.Module, ABC, Generic[S]):
         TypeError, ValueError
             As in ``forward``.
         """
-        nn_check.signal("x_t", x_t, ("batch",), self._like(), self.channels)
+        x_t = nn_check.signal("x_t", x_t, ("batch",), self._like(), self.channels)
         self._check_state(state, len(x_t))
         return self._sample(x_t, state, **options)
 

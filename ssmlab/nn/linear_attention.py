@@ -139,7 +139,10 @@ class LinearAttention(Layer[Matrices]):
             overlap = torch.tril(k @ k.mT * kept, -1) * beta[..., None]
             held = beta[..., None] * since_start * (k @ state)
             I = torch.eye(c.shape[-1], dtype=c.dtype, device=c.device)
-            write = torch.linalg.solve_triangular(I + overlap, write - held, upper=False)
+            wide = torch.promote_types(c.dtype, torch.float32)  # torch solves no narrower system
+            write = torch.linalg.solve_triangular(
+                (I + overlap).to(wide), (write - held).to(wide), upper=False
+            ).to(write.dtype)
         y = (q @ k.mT * kept) @ write + since_start * (q @ state)
         if not need_state:
             return y, None

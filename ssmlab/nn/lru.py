@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 
 import torch
-from scipy.fft import next_fast_len
 from torch import Tensor
 
 from ssmlab import _check, family
 from ssmlab._typing import Complex, Float
 from ssmlab.nn.layer import Layer, Sample, Signal
+from ssmlab.ops._precision import full_precision
+from ssmlab.ops.convolution import fast_length
 
 State = Complex[Tensor, "batch state"]
 
@@ -100,7 +101,7 @@ class LRU(Layer[State]):
         length = x.shape[1]
         u = self._write(x)
         powers = self._powers(length + 1)
-        padded = next_fast_len(2 * length - 1)
+        padded = fast_length(2 * length - 1)
         spectrum = torch.fft.fft(u.mT, padded) * torch.fft.fft(powers[:, :-1].to(u.dtype), padded)
         h = torch.fft.ifft(spectrum)[..., :length] + (powers[:, 1:] * state[..., None]).to(u.dtype)
         return self._read(h.mT) + self.D * x, h[..., -1].to(state.dtype)
@@ -116,9 +117,15 @@ class LRU(Layer[State]):
         return torch.exp(log[:, None] * exponents)
 
     def _write(self, x: Float[Tensor, "... channels"]) -> Complex[Tensor, "... state"]:
-        B = self.gamma_log.exp()[:, None, None] * self.B
-        return torch.complex(x @ B[..., 0].mT, x @ B[..., 1].mT)
+        B = (self.gamma_log.exp()[:, None, None] * self.B).to(self._wide())
+        with full_precision(x.device):
+            x = x.to(B.dtype)
+            return torch.complex(x @ B[..., 0].mT, x @ B[..., 1].mT)
 
     def _read(self, h: Complex[Tensor, "... state"]) -> Float[Tensor, "... channels"]:
         C = self.C.to(h.real.dtype)
-        return (h.real @ C[..., 0].mT - h.imag @ C[..., 1].mT).to(self.C.dtype)
+        with full_precision(h.device):
+            return (h.real @ C[..., 0].mT - h.imag @ C[..., 1].mT).to(self.C.dtype)
+
+    def _wide(self) -> torch.dtype:
+        return torch.promote_types(self.D.dtype, torch.float32)

@@ -69,5 +69,5 @@ class S4(StateSpaceLayer):
         return ops.dplr_step(A, P, B, self._dt(rate), z, x)
 
     def _response(self, z: Modes, length: int, rate: float) -> Float[Tensor, "... length channels"]:
-        C = torch.view_as_complex(self.C)
-        return ops.dplr_kernel(self._A(), complex_of(self.P), z, C, self._dt(rate), length)
+        P, C = complex_of(self.P), self._C()
+        return ops.dplr_kernel(self._A(), P, z, C, self._dt(rate), length)

@@ -13,6 +13,7 @@ from ssmlab import _check, ops
 from ssmlab._typing import Complex, Float
 from ssmlab.nn import _check as nn_check
 from ssmlab.nn.layer import Layer, Sample, Signal
+from ssmlab.ops._precision import full_precision
 
 States = Complex[Tensor, "batch channels modes"]
 Modes = Complex[Tensor, "... channels modes"]
@@ -25,7 +26,8 @@ class StateSpaceLayer(Layer[States]):
     step size: 2 for a signal that keeps every second sample. The parameters are stored as real
     numbers (a complex one with a last axis of 2), so that ``.double()`` and optimisers treat them
     as any other. Kernels are made from float64 tables and the state is complex128 for every type
-    of parameters.
+    of parameters; the convolution is in float32 at least. A NaN in one sample makes all outputs of
+    ``forward`` NaN in its channel, the earlier ones too, and of ``step`` the later ones only.
     """
 
     B: Tensor
@@ -101,16 +103,18 @@ class StateSpaceLayer(Layer[States]):
     ) -> tuple[Signal, States | None]:
         rate, length = _positive(rate), x.shape[1]
         start = self.initial_state(len(x)) if need_state else None  # refused if bidirectional
-        K_bar = self.kernel(length, rate=rate)
+        K_bar, u = self.kernel(length, rate=rate), x.to(self._wide())
         if self.bidirectional:
-            backward = ops.fft_convolution(x.flip(1), K_bar[1]).flip(1)
-            return ops.fft_convolution(x, K_bar[0]) + backward + self.D * x, None
-        y = ops.fft_convolution(x, K_bar) + self.D * x
+            backward = ops.fft_convolution(u.flip(1), K_bar[1]).flip(1)
+            return (ops.fft_convolution(u, K_bar[0]) + backward).to(x.dtype) + self.D * x, None
+        y = ops.fft_convolution(u, K_bar)
         if state is not None:
             y = y + self._response(self._advance(state, 0 * self.D, rate), length, rate)
+        y = y.to(x.dtype) + self.D * x
         if start is None:
             return y, None
-        return y, self._last_state(x, start if state is None else state, rate)
+        with full_precision(x.device):
+            return y, self._last_state(x, start if state is None else state, rate)
 
     def _sample(self, x_t: Sample, state: States, *, rate: float = 1.0) -> tuple[Sample, States]:
         state = self._advance(state, x_t, _positive(rate))
@@ -140,6 +144,12 @@ class StateSpaceLayer(Layer[States]):
         for block in x[:, rest:].double().split(T, 1):
             h = torch.einsum("bcs,scr->bcr", h, A_T) + torch.einsum("btc,tcr->bcr", block, forces)
         return torch.view_as_complex(h.unflatten(-1, (-1, 2)))
+
+    def _wide(self) -> torch.dtype:
+        return torch.promote_types(self.D.dtype, torch.float32)
+
+    def _C(self) -> Modes:
+        return torch.view_as_complex(self.C.to(self._wide()))
 
     def _A(self) -> Modes:
         return torch.complex(-self.log_decay.double().exp(), self.frequency.double())

@@ -36,9 +36,17 @@ def readable(x: Tensor) -> bool:
     """
     if torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter):
         return False
-    if x.is_meta or torch._C._functorch.is_functorch_wrapped_tensor(x):
+    if x.is_meta or transformed(x):
         return False
     return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def transformed(*tensors: Tensor) -> bool:
+    """Tell whether a tensor is in the hands of ``torch.func`` (grad, vmap, ...).
+
+    What is written by hand is then left to torch's own operations, which it knows.
+    """
+    return any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors))
 
 
 def complex_modes(**arguments: Tensor) -> None:
