@@ -238,3 +238,33 @@ def test_a_cache_with_a_part_missing():
             ValueError, match=r"state must be Cache\(.*of any length; got .*: start"
         ):
             layer.step(torch.zeros(1, 4), state)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_autocast(name):
+    """In half precision where torch allows it, also behind what made its output so."""
+    layer, x = make(name, torch.float32), noise(2, 9, CHANNELS, dtype=torch.float32)
+    state, expected = layer.initial_state(2), layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x.bfloat16())
+        y_t, _ = layer.step(x[:, 0].bfloat16(), state)
+    for found, right in ((y, expected), (y_t, expected[:, 0])):
+        assert (found - right).norm() < 0.05 * right.norm()
+    y.float().square().sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in layer.parameters())
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_adapters(name):
+    """What is hooked to a projection acts, over a sequence and in a step."""
+    layer, x = make(name), noise(2, 5, CHANNELS)
+    state = layer.initial_state(2)
+    y, (y_t, _) = layer(x), layer.step(x[:, 0], state)
+    kinds = torch.nn.Linear, torch.nn.Conv1d
+    for module in (m for m in layer.modules() if isinstance(m, kinds)):
+        seen = []
+        handle = module.register_forward_hook(lambda m, inputs, y: seen.append(1))  # noqa: B023
+        torch.testing.assert_close(layer(x), y)
+        torch.testing.assert_close(layer.step(x[:, 0], state)[0], y_t)
+        handle.remove()
+        assert len(seen) >= 2

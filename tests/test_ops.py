@@ -60,6 +60,27 @@ def test_convolution_has_gradients(batch, taps):
     )
 
 
+def test_convolution_has_second_derivatives():
+    x = torch.randn(2, 6, 3, dtype=torch.float64, requires_grad=True)
+    K_bar = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(ops.fft_convolution, (x, K_bar))
+
+
+def test_convolution_in_torch_func():
+    """The Hessian of a cubic function of the kernel, a sequence at a time: against differences."""
+    x = torch.randn(2, 6, 1, dtype=torch.float64)
+    K_bar = torch.randn(3, 1, dtype=torch.float64)
+
+    def cubic(K_bar: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return (ops.fft_convolution(x, K_bar) ** 3).sum()
+
+    gradient = torch.vmap(torch.func.grad(cubic), in_dims=(None, 0))
+    hessian = torch.func.jacrev(gradient)(K_bar, x).flatten(1)
+    steps = 1e-6 * torch.eye(3, dtype=torch.float64)[..., None]
+    differences = [(gradient(K_bar + d, x) - gradient(K_bar - d, x)) / 2e-6 for d in steps]
+    assert_close(hessian, torch.stack(differences, -1).flatten(1), rtol=1e-6, atol=1e-6)
+
+
 # --- Vandermonde ---------------------------------------------------------------------------------
 
 

@@ -62,6 +62,8 @@ class S6(Layer[State]):
     B: Any  # a projection, or a Parameter
     C: Any
 
+    backend = "auto"
+
     def __init__(
         self,
         channels: int,
@@ -139,6 +141,7 @@ class S6(Layer[State]):
             softplus=True,
             h0=state,
             return_last_state=True,
+            backend=self.backend,
         )
         return y, h
 
