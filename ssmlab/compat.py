@@ -45,7 +45,7 @@ def selective_scan_fn(
     Returns
     -------
     out : Tensor, (batch, channels, length)
-        Of the type of u.
+        Of the type of u; contiguous.
     last_state : Tensor, (batch, channels, state)
         With ``return_last_state``. Unlike mamba_ssm's, it carries a gradient.
 
@@ -76,7 +76,8 @@ def selective_scan_fn(
         softplus=delta_softplus,
         return_last_state=True,
     )
-    return (y.mT, last) if return_last_state else y.mT
+    out = y.mT.contiguous()  # as mamba_ssm's
+    return (out, last) if return_last_state else out
 
 
 def _channel_last(M: Tensor, is_complex: bool) -> Tensor:
@@ -84,5 +85,6 @@ def _channel_last(M: Tensor, is_complex: bool) -> Tensor:
     if M.ndim < 3:
         return M
     if is_complex and not M.is_complex():
-        M = torch.view_as_complex(M.unflatten(-1, (-1, 2)).contiguous())
+        pairs = M.unflatten(-1, (-1, 2)).to(torch.promote_types(M.dtype, torch.float32))
+        M = torch.view_as_complex(pairs.contiguous())
     return M.mT if M.ndim == 3 else M.permute(0, 3, 1, 2)

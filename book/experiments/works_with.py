@@ -90,6 +90,7 @@ def scan_real(x: Tensor, dt: Tensor, A: Tensor, B: Tensor) -> Any:
 
 def scan_complex(x: Tensor, dt: Tensor, A: Tensor, B: Tensor) -> Any:
     """The selective scan, with a complex A."""
+    A = A.to(torch.promote_types(A.dtype, torch.float32))
     B_t, rates = x[..., :4] * B, torch.complex(-A, A)
     return ops.selective_scan(x, x * dt, rates, B_t, B_t, softplus=True)
 

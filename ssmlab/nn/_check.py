@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ssmlab import _check
 from ssmlab.ops import _check as ops_check
+from ssmlab.ops._precision import is_autocast
 
 
 def signal(
@@ -30,7 +30,7 @@ def signal(
     ops_check.same_device(name, x, like.device)
     if x.dtype == like.dtype:
         return x
-    if not x.is_floating_point() or not torch.is_autocast_enabled(x.device.type):
+    if not (x.is_floating_point() and is_autocast(x.device)):
         raise TypeError(
             f"{name} must be {like.dtype}, as the layer's parameters are; got {x.dtype}: convert "
             f"it with {name}.to({like.dtype})"

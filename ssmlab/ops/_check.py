@@ -46,6 +46,8 @@ def transformed(*tensors: Tensor) -> bool:
 
     What is written by hand is then left to torch's own operations, which it knows.
     """
+    if torch.compiler.is_compiling():
+        return False
     return any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors))
 
 

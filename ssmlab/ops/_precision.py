@@ -14,6 +14,9 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
     ...     (torch.ones(1, 1) @ torch.ones(1, 1)).dtype
     torch.float32
     """
-    if torch.is_autocast_enabled(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()
+    return torch.autocast(device.type, enabled=False) if is_autocast(device) else nullcontext()
+
+
+def is_autocast(device: torch.device) -> bool:
+    """Tell whether ``torch.autocast`` is on; the meta device has none."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
