@@ -12,11 +12,17 @@ import numpy as np
 
 from ssmlab._typing import ArrayLike, Float, Inexact, ndarray
 
+MOST = 2**48  # of anything that is counted: no memory holds as much, and no size overflows
 _DTYPES = tuple(map(np.dtype, ("float32", "float64", "complex64", "complex128")))
 
 
 def array(name: str, value: ArrayLike) -> Inexact[ndarray, "..."]:
     """Return ``value`` as an array of finite numbers; integers become float64."""
+    if np.ma.is_masked(value):
+        raise TypeError(
+            f"{name} must have no masked values; got {np.ma.count_masked(value)} of them: fill "
+            f"them with {name}.filled(...), or leave them out"
+        )
     try:
         result = np.asarray(value)
     except ValueError:
@@ -76,7 +82,16 @@ def count(name: str, value: int, *, least: int = 1) -> int:
         ) from None
     if result < least:
         raise ValueError(f"{name} must be at least {least}; got {result}: pass a larger int")
+    if result > MOST:
+        raise ValueError(f"{name} must be at most {MOST}; got {result}: pass a smaller int")
     return result
+
+
+def generator(seed: int | np.random.Generator) -> np.random.Generator:
+    """Return the generator of a seed, or the one that was given."""
+    if isinstance(seed, np.random.Generator):
+        return seed
+    return np.random.default_rng(count("seed", seed, least=0))
 
 
 def choice(name: str, value: str, options: Iterable[str]) -> str:
@@ -129,7 +144,7 @@ def feedthrough(value: ArrayLike, B: ndarray, C: ndarray) -> Inexact[ndarray, ".
     shape = C.shape[:-1] + B.shape[1:]
     D = array("D", value)
     if D.ndim == 0:
-        D = D.astype(np.result_type(B, C, value))
+        D = D.astype(np.result_type(B, C, value if isinstance(value, (int, float)) else D))
         D = np.zeros(shape, D.dtype) if D == 0 else D
     if D.shape != shape:
         raise ValueError(

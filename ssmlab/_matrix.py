@@ -30,7 +30,7 @@ def times(A: StateMatrix, B: InputMatrix) -> InputMatrix:
 
 
 def solve(A: StateMatrix, B: StateMatrix | InputMatrix) -> StateMatrix | InputMatrix:
-    """Compute A^-1 B; LinAlgError if A is singular to working precision."""
+    """Compute A^-1 B; LinAlgError if A is singular to working precision, however it is scaled."""
     if A.ndim == 1:
         if (np.abs(A) <= np.finfo(A.dtype).eps).any():
             raise np.linalg.LinAlgError("a diagonal element is zero")
@@ -39,13 +39,32 @@ def solve(A: StateMatrix, B: StateMatrix | InputMatrix) -> StateMatrix | InputMa
         warnings.simplefilter("error", scipy.linalg.LinAlgWarning)
         try:
             return scipy.linalg.solve(A, B)
-        except scipy.linalg.LinAlgWarning as warning:
-            raise np.linalg.LinAlgError(str(warning)) from None
+        except scipy.linalg.LinAlgWarning:
+            return _solve_scaled(A, B)
+
+
+def _solve_scaled(A: StateMatrix, B: ndarray) -> ndarray:
+    """Scale rows and columns to a size of 1 first: other units make no matrix singular."""
+    (gesvx,) = scipy.linalg.get_lapack_funcs(("gesvx",), (A, B))
+    *_, X, _, _, _, info = gesvx(A, B.reshape(len(A), -1))
+    if info:
+        raise np.linalg.LinAlgError("singular to working precision")
+    return np.asarray(X).reshape(B.shape)
 
 
 def exponential(A: StateMatrix) -> StateMatrix:
-    """Compute e^A."""
-    return np.exp(A) if A.ndim == 1 else scipy.linalg.expm(A)
+    """Compute e^A, for A a matrix times a step size."""
+    if A.ndim == 1:
+        return np.exp(A)
+    with np.errstate(over="ignore", invalid="ignore"):
+        result = scipy.linalg.expm(A)
+    if np.isnan(result).any():
+        raise ValueError(
+            "dt must be smaller for a dense A, whose exponential is lost where it is squared so "
+            f"often; got one that makes dt A as large as {np.abs(A).max():.0e}: pass a smaller "
+            "step, or A as its diagonal"
+        )
+    return np.asarray(result)
 
 
 def eigenvalues(A: StateMatrix) -> Inexact[ndarray, "state"]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ssmlab._typing import Float, Inexact
 from ssmlab.ops import selective_scan
+from ssmlab.ops._check import tensor
 
 
 def selective_scan_fn(
@@ -44,7 +45,7 @@ def selective_scan_fn(
     Returns
     -------
     out : Tensor, (batch, channels, length)
-        Of the type of u.
+        Of the type of u; contiguous.
     last_state : Tensor, (batch, channels, state)
         With ``return_last_state``. Unlike mamba_ssm's, it carries a gradient.
 
@@ -59,6 +60,8 @@ def selective_scan_fn(
     >>> selective_scan_fn(u, delta, A, B, C=B)
     tensor([[[1.0000, 1.0000, 1.3679]]])
     """
+    for name, value in {"u": u, "delta": delta, "A": A, "B": B, "C": C}.items():
+        tensor(name, value)
     u, delta = u.mT, delta.mT
     B, C = (_channel_last(M, A.is_complex()) for M in (B, C))
     y, last = selective_scan(
@@ -73,7 +76,8 @@ def selective_scan_fn(
         softplus=delta_softplus,
         return_last_state=True,
     )
-    return (y.mT, last) if return_last_state else y.mT
+    out = y.mT.contiguous()  # as mamba_ssm's
+    return (out, last) if return_last_state else out
 
 
 def _channel_last(M: Tensor, is_complex: bool) -> Tensor:
@@ -81,5 +85,6 @@ def _channel_last(M: Tensor, is_complex: bool) -> Tensor:
     if M.ndim < 3:
         return M
     if is_complex and not M.is_complex():
-        M = torch.view_as_complex(M.unflatten(-1, (-1, 2)).contiguous())
+        pairs = M.unflatten(-1, (-1, 2)).to(torch.promote_types(M.dtype, torch.float32))
+        M = torch.view_as_complex(pairs.contiguous())
     return M.mT if M.ndim == 3 else M.permute(0, 3, 1, 2)

@@ -142,7 +142,12 @@ def gbt(
             "pass 0.5 for the bilinear rule"
         )
     I = _matrix.identity(A)
-    implicit, explicit = I - alpha * dt * A, I + (1 - alpha) * dt * A
+    with np.errstate(over="ignore", invalid="ignore"):
+        implicit, explicit = I - alpha * dt * A, I + (1 - alpha) * dt * A
+    if not (np.isfinite(implicit).all() and np.isfinite(explicit).all()):
+        raise ValueError(
+            f"dt must be so small that dt A does not overflow; got {dt:g}: pass a smaller step"
+        )
     try:
         return _matrix.solve(implicit, explicit), _matrix.solve(implicit, dt * B)
     except np.linalg.LinAlgError:

@@ -17,6 +17,7 @@ from ssmlab.selective import selective_scan
 Signal = Float[ndarray, "batch length channels"]
 Weights = Mapping[str, ndarray]
 EPSILON = 1e-5
+HEAD = "lm_head.weight"
 
 
 def silu(x: Inexact[ndarray, "..."]) -> Inexact[ndarray, "..."]:
@@ -98,6 +99,12 @@ def language_model(
 
     ``weights`` holds all tensors of a checkpoint, under their official names.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If a tensor is missing, unknown or of another shape, by name, or a token is not in the
+        vocabulary.
+
     Examples
     --------
     >>> import torch
@@ -108,11 +115,97 @@ def language_model(
     True
     """
     weights = {name: np.asarray(w, np.float64) for name, w in weights.items()}
-    names = ("backbone.embedding.weight", "backbone.embeddings.weight")
-    embedding = next(weights[name] for name in names if name in weights)
-    layers = sum(name.endswith(".mixer.D") for name in weights)
-    x = embedding[tokens]
-    for i in range(layers):
+    embedding = weights[_embedding_in(weights)]
+    x = embedding[_tokens(tokens, len(embedding))]
+    for i in range(_layers_in(weights)):
         start = f"backbone.layers.{i}."
         x = x + block(rms_norm(x, weights[f"{start}norm.weight"]), weights, f"{start}mixer.")
     return rms_norm(x, weights["backbone.norm_f.weight"]) @ embedding.T
+
+
+def _embedding_in(weights: Weights) -> str:
+    """Name the embedding; a head must be the same."""
+    names = ("backbone.embedding.weight", "backbone.embeddings.weight")
+    found = [name for name in names if name in weights]
+    if not found:
+        raise ValueError(
+            f"weights must hold {names[0]} or {names[1]}; got neither among {len(weights)} "
+            "tensors: pass all tensors of a checkpoint"
+        )
+    if not np.array_equal(weights.get(HEAD, weights[found[0]]), weights[found[0]]):
+        raise ValueError(
+            f"weights must have {HEAD} equal to {found[0]}; it is not: a model with a head of its "
+            "own cannot be run here"
+        )
+    return found[0]
+
+
+def _layers_in(weights: Weights) -> int:
+    """Count the layers; each must be whole."""
+    start = "backbone.layers."
+    layers = {name.removeprefix(start).split(".")[0] for name in weights if name.startswith(start)}
+    expected = {f"{start}{i}.{name}" for i in range(len(layers)) for name in _shapes()}
+    expected |= {_embedding_in(weights), "backbone.norm_f.weight"}
+    given = weights.keys() - {HEAD}
+    for problem, names in {"missing": expected - given, "unknown": given - expected}.items():
+        if names:
+            raise ValueError(
+                f"weights must hold the {len(expected)} tensors of {len(layers)} layers; got "
+                f"{min(names)} {problem}: pass all tensors of one checkpoint"
+            )
+    _check_shapes(weights, len(layers))
+    return len(layers)
+
+
+def _check_shapes(weights: Weights, layers: int) -> None:
+    """Ask for one size in all tensors: NumPy would repeat a smaller one."""
+    embedding = _embedding_in(weights)
+    vocabulary, channels = (*weights[embedding].shape, 0, 0)[:2]
+    expected: dict[str, tuple[int, ...]] = {embedding: (vocabulary, channels)}
+    expected["backbone.norm_f.weight"] = (channels,)
+    for i in range(layers):
+        start = f"backbone.layers.{i}."
+        names = ("mixer.D", "mixer.A_log", "mixer.dt_proj.weight", "mixer.conv1d.weight")
+        inner, state, rank, taps = ((0, *weights[start + name].shape)[-1] for name in names)
+        shapes = _shapes(channels, inner, state, rank, taps)
+        expected |= {start + name: shape for name, shape in shapes.items()}
+    for name, shape in expected.items():
+        if weights[name].shape != shape:
+            raise ValueError(
+                f"weights must fit each other; got {name} of shape {weights[name].shape}, where "
+                f"the others ask for {shape}: pass all tensors of one checkpoint"
+            )
+
+
+def _shapes(
+    channels: int = 0, inner: int = 0, state: int = 0, rank: int = 0, taps: int = 0
+) -> dict[str, tuple[int, ...]]:
+    """Name what a layer holds, with its shapes."""
+    return {
+        "norm.weight": (channels,),
+        "mixer.A_log": (inner, state),
+        "mixer.D": (inner,),
+        "mixer.conv1d.bias": (inner,),
+        "mixer.conv1d.weight": (inner, 1, taps),
+        "mixer.dt_proj.bias": (inner,),
+        "mixer.dt_proj.weight": (inner, rank),
+        "mixer.in_proj.weight": (2 * inner, channels),
+        "mixer.out_proj.weight": (channels, inner),
+        "mixer.x_proj.weight": (rank + 2 * state, inner),
+    }
+
+
+def _tokens(tokens: Integer[ndarray, "batch length"], vocabulary: int) -> ndarray:
+    tokens = np.asarray(tokens)
+    if tokens.ndim != 2 or tokens.dtype.kind not in "iu" or not tokens.size:
+        raise TypeError(
+            "tokens must be whole numbers of shape (batch, length), at least one; got "
+            f"{tokens.dtype} of shape {tokens.shape}: pass for example [[3, 1, 4]] as an array"
+        )
+    wrong = tokens[(tokens < 0) | (tokens >= vocabulary)]
+    if wrong.size:
+        raise ValueError(
+            f"tokens must be whole numbers from 0 to {vocabulary - 1}; got {wrong[0]}: take the "
+            "tokens of the vocabulary of these weights"
+        )
+    return tokens

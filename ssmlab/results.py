@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from ssmlab._files import replacing
 from ssmlab.timing import Timing
 
 HERE = Path(__file__).resolve()
@@ -138,12 +139,8 @@ def save_results(
         raise ValueError(
             f"data must hold finite numbers only; got one that is not ({error}): leave it out"
         ) from None
-    unfinished = path.with_name(path.name + ".unfinished")
-    try:
-        unfinished.write_text(text + "\n", "utf8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(path) as new:
+        new.write_text(text + "\n", "utf8")
 
 
 def load_results(path: str | Path) -> dict[str, Any]:

@@ -192,8 +192,9 @@ def kernel(
     .. math:: \bar K_l = 2 \operatorname{Re}(C \bar A^l \bar B), \qquad l < L
 
     About L state multiplications, and no power of A_bar but the one in :math:`\tilde C`. The error
-    is relative to the largest tap. For zero-order hold, whose A_bar is no longer diagonal plus low
-    rank, see :func:`kernel_in_blocks`.
+    is relative to the largest tap, and grows where :math:`I - \bar A^L` cancels: like 1 / (L dt)
+    where that is large, and like dt where dt is. There :func:`kernel_in_blocks` keeps all digits;
+    it is also the one for zero-order hold, whose A_bar is no longer diagonal plus low rank.
 
     Examples
     --------

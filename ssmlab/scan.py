@@ -145,7 +145,8 @@ def chunked(operator: Operator[V], elements: Sequence[V], chunk: int = 8) -> Sca
     >>> scan.levels
     (((0, 1), (2, 3), (4, 5)), ((1, 3),), ((3, 5),), ((1, 2), (3, 4)))
     """
-    n, chunk = len(elements), _check.count("chunk", chunk)
+    n = len(elements)
+    chunk = min(_check.count("chunk", chunk), max(n, 1))
     starts = range(0, n, chunk)
     inside = [[(s + i - 1, s + i) for s in starts if s + i < n] for i in range(1, chunk)]
     ends = [s - 1 for s in starts[1:]]

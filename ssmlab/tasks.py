@@ -93,7 +93,7 @@ def selective_copying(
             f"length must be at least 2 memorise + gap = {2 * memorise + gap}; got {length}: "
             "lengthen the sequence, or memorise fewer symbols"
         )
-    rng = np.random.default_rng(seed)
+    rng = _check.generator(seed)
     targets = rng.integers(1, vocabulary - 1, (batch, memorise))
     order = rng.random((batch, room)).argpartition(memorise - 1, axis=1)
     places = np.sort(order[:, :memorise], axis=1)
@@ -142,7 +142,7 @@ def induction_heads(
             f"length must be at least gap + 3 = {gap + 3}; got {length}: a sequence holds two "
             "triggers and the answer"
         )
-    rng = np.random.default_rng(seed)
+    rng = _check.generator(seed)
     tokens = rng.integers(0, vocabulary - 1, (batch, length))
     first = rng.integers(0, length - 2 - gap, (batch, 1))
     np.put_along_axis(tokens, first, vocabulary - 1, axis=1)
@@ -188,7 +188,7 @@ def latest_value(
             f"length must be at least writes + keys = {writes + keys}; got {length}: lengthen the "
             "sequence, or write fewer pairs"
         )
-    rng = np.random.default_rng(seed)
+    rng = _check.generator(seed)
     asked = rng.permuted(np.tile(np.arange(keys), (batch, 1)), axis=1)
     more = rng.integers(0, keys, (batch, writes - keys))
     written = rng.permuted(np.concatenate([asked, more], axis=1), axis=1)
@@ -280,6 +280,6 @@ def windows(text: Integer[ndarray, "n"], batch: int, length: int, *, seed: Seed 
             f"text must have at least length + 1 = {length + 1} tokens; got {len(text)}: "
             "pass a longer text or cut shorter windows"
         )
-    starts = np.random.default_rng(seed).integers(0, len(text) - length, (batch, 1))
+    starts = _check.generator(seed).integers(0, len(text) - length, (batch, 1))
     both = text[starts + np.arange(length + 1)].astype(np.int64)
     return Batch(both[:, :-1], both[:, 1:])

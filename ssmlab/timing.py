@@ -144,7 +144,8 @@ def measure(
         About how long all repeats together should take: a fast function is called several times
         in each repeat, so that the clock has something to read.
     clock : {"wall", "cpu", "cuda"}
-        What is read; the first two wait for a GPU that torch is using.
+        What is read; the first two wait for torch's current GPU, if it is using one: for work on
+        another, enter ``torch.cuda.device`` first.
 
     Examples
     --------

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import nbformat
 import notebooks
@@ -205,6 +206,22 @@ def test_refresh_of_a_failing_notebook_stores_nothing(tmp_path):
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stdout + done.stderr
     assert nbformat.read(path, as_version=4).cells[2].outputs == nb.cells[2].outputs
+
+
+def test_refresh_that_is_cut_leaves_the_chapter(tmp_path, monkeypatch):
+    path = write(clean_notebook(), tmp_path / "one.ipynb")
+    source = notebooks.install_source("")
+
+    def fail(nb, place):
+        place.write_text("half of it")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(notebooks, "NotebookClient", mock.Mock())
+    monkeypatch.setattr(notebooks.nbformat, "write", fail)
+    with pytest.raises(OSError, match="disk full"):
+        notebooks.refresh(path, source, timeout=60)
+    nbformat.read(path, as_version=4)
+    assert [p.name for p in tmp_path.iterdir()] == ["one.ipynb"]
 
 
 def test_changed_number_is_seen(tmp_path):

@@ -57,3 +57,25 @@ def test_signature_is_that_of_mamba_ssm():
     names = ["u", "delta", "A", "B", "C", "D", "z", "delta_bias", "delta_softplus"]
     names += ["return_last_state"]
     assert list(inspect.signature(selective_scan_fn).parameters) == names
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_tensor_is_named():
+    u = torch.ones(1, 1, 3)
+    with pytest.raises(
+        TypeError, match=r"B must be a torch tensor; got a NumPy array: pass torch.f"
+    ):
+        selective_scan_fn(u, u, -u[0, :, :1], u.numpy(), u)
+
+
+@pytest.mark.parametrize("form", ["step", "group"])
+def test_half_precision_with_a_complex_A(form):
+    torch.manual_seed(0)
+    u, delta = torch.rand(2, 1, 4, 6, dtype=torch.bfloat16)
+    A = torch.complex(-torch.rand(4, 3), torch.rand(4, 3))
+    B, C = torch.randn(2, 1, *(2,) * (form == "group"), 3, 12, dtype=torch.bfloat16)
+    out = selective_scan_fn(u, delta, A, B, C)
+    truth = selective_scan_fn(*(v.double() for v in (u, delta)), A, B.double(), C.double())
+    assert out.dtype == torch.bfloat16
+    assert out.is_contiguous()
+    assert (out - truth).norm() < 5e-3 * truth.norm()

@@ -378,3 +378,35 @@ def test_the_size_of_b_costs_no_digits(method, size):
     assert_allclose(A_bar, expected[0], rtol=1e-14)
     for mine, theirs in zip(rest, expected[1:], strict=True):
         assert_allclose(mine / size, theirs, rtol=1e-13)
+
+
+@pytest.mark.parametrize("rule", [bilinear, backward_euler])
+@pytest.mark.parametrize("scale", [1e-17, 1e17])
+def test_a_matrix_that_is_badly_scaled_is_not_singular(rule, scale):
+    """Against the diagonal form, and against itself in other units of the states."""
+    A, B = np.array([-1.0, -scale]), np.array([1.0, 1.0])
+    for dense, right in zip(rule(np.diag(A), B, 1.0), rule(A, B, 1.0), strict=True):
+        assert_allclose(np.diag(dense) if dense.ndim == 2 else dense, right, rtol=1e-14)
+    T = np.diag([1e9, 1e-9])
+    A, B = np.array([[0.0, 1.0], [-4.0, -0.4]]), np.array([0.0, 1.0])
+    A_bar, B_bar = rule(A, B, 1.0)
+    A_scaled, B_scaled = rule(np.linalg.inv(T) @ A @ T, np.linalg.inv(T) @ B, 1.0)
+    assert_allclose(T @ A_scaled @ np.linalg.inv(T), A_bar, rtol=1e-13)
+    assert_allclose(T @ B_scaled, B_bar, rtol=1e-13)
+
+
+@pytest.mark.parametrize("A", [[[2.0, 1.0], [0.0, -1.0]], [[2e9, 1e-9], [0.0, -1.0]]])
+def test_a_singular_matrix_is_singular_in_any_units(A):
+    with pytest.raises(ValueError, match="must not have an eigenvalue at 2"):
+        bilinear(A, [1.0, 1.0], 2 / A[0][0] if A[0][0] > 2 else 1.0)
+
+
+@pytest.mark.parametrize("rule", [zoh, foh])
+def test_an_exponential_that_is_lost_is_refused(rule):
+    with pytest.raises(ValueError, match=r"dt must be smaller for a dense A.*as large as 1e"):
+        rule([[-1.0]], [1.0], 1e50)
+
+
+def test_a_step_that_overflows_is_named():
+    with pytest.raises(ValueError, match=r"dt must be so small.*got 1\.7e\+308"):
+        bilinear([[0, 1], [-4, -0.4]], [0, 1], 1.7e308)

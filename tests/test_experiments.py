@@ -16,8 +16,9 @@ import torch
 from ssmlab import results
 
 FOLDER = Path(__file__).parents[1] / "book" / "experiments"
-ON_A_GPU = {"selective_scan_gpu"}
-NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "common")
+ON_A_GPU = {"gpu_checks", "selective_scan_gpu"}
+SHARED = {"common", "works_with"}
+NAMES = sorted({path.stem for path in FOLDER.glob("*.py")} - SHARED)
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     torch.set_num_threads(1)
     yield importlib.import_module
     torch.set_num_threads(threads)
-    for name in (*NAMES, "common"):
+    for name in (*NAMES, *SHARED):
         sys.modules.pop(name, None)
 
 
@@ -107,10 +108,11 @@ def test_the_command_line_says_what_the_script_does(name, load, monkeypatch, cap
     assert load(name).__doc__.partition("\n")[0] in said
 
 
-def test_the_gpu_script_says_that_it_needs_a_gpu(load, monkeypatch):
+@pytest.mark.parametrize("name", sorted(ON_A_GPU))
+def test_a_script_for_a_gpu_says_that_it_needs_one(name, load, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit, match="measures a GPU, and torch finds none here"):
-        load("selective_scan_gpu").main(quick=True)
+    with pytest.raises(SystemExit, match="a GPU, and torch finds none here"):
+        load(name).main(quick=True)
 
 
 def test_the_gpu_script_compares_the_same_numbers(load):
@@ -121,3 +123,34 @@ def test_the_gpu_script_compares_the_same_numbers(load):
     assert got.keys() == expected.keys() == {"y", "h", *problem}
     for name, value in expected.items():
         torch.testing.assert_close(got[name].double(), value.double(), rtol=1e-4, atol=1e-4)
+
+
+def test_gpu_checks_go_on_after_a_process_has_ended_and_stop_in_time(load):
+    gpu = load("gpu_checks")
+    pairs = [("feature", str(i)) for i in range(5)]
+
+    def start(left):
+        """Two rows, then the end; and where the third check comes first, nothing at all."""
+        for pair in () if left[0] == pairs[2] else left[:2]:
+            yield gpu.row(pair, "yes") | {"broken": True}
+
+    rows = gpu.run_all(pairs, start, deadline=float("inf"))
+    assert [(r["feature"], r["case"]) for r in rows] == pairs
+    assert [r["outcome"] for r in rows] == ["yes"] * 2 + ["the process ended at once"] + ["yes"] * 2
+    late = gpu.run_all(pairs, start, deadline=0.0)
+    assert [r["outcome"] for r in late] == ["yes"] + ["not tried"] * 4
+
+
+def test_every_pair_of_the_gpu_checks_has_a_check(load):
+    gpu = load("gpu_checks")
+    cases = {case.name for case in gpu.CASES}
+    alone, together = gpu.listed(quick=False)
+    assert len({*alone, *together}) == len(alone) + len(together)
+    for feature, case in alone + together:
+        assert case in gpu.SCANS if feature == "scan" else feature in gpu.CHECKS and case in cases
+
+
+def test_the_last_channels_of_a_large_scan_are_those_of_a_small_one(load, monkeypatch):
+    gpu = load("gpu_checks")
+    monkeypatch.setattr(gpu, "GPU", "cpu")
+    assert gpu.scan_elements(True, 20, 2, backward=True) < 1e-6

@@ -363,6 +363,8 @@ BAD = {
     "chunk must be at least 1": lambda: family.Attention(Q, Q).chunked(Q, chunk=0),
     "heads must be at least 1": lambda: family.retention_decays(0),
     "r_min and r_max must satisfy": lambda: family.LRU.ring(4, 1, r_min=0.9, r_max=0.5),
+    "max_phase must be positive": lambda: family.LRU.ring(4, 1, max_phase=0.0),
+    "seed must be at least 0": lambda: family.LRU.ring(4, 1, seed=-1),
     "nu and theta must be real": lambda: family.LRU(Q[0], Q[0, :2], Q, Q.T, Q[0]),
     r"B must have shape \(state, inputs\)": lambda: family.LRU(Q[0], Q[0], Q, Q, Q[0]),
     "x must have shape": lambda: family.LRU.ring(4, 2).recurrence(Q),
@@ -379,3 +381,30 @@ def test_bad_arguments_say_what_is_wrong(message):
 def test_members_count_their_tokens_and_show_shapes():
     assert len(make("gla", 7)[0]) == 7
     assert tokens.show(2, "values") == "(2, values)"
+
+
+def test_a_member_takes_a_slice_and_a_token_that_it_has():
+    q = np.ones((2, 7, 4))
+    for member in (
+        family.linear_attention(q, q),
+        family.Attention(q, q),
+        family.RWKV4(q, *q[0, :2]),
+    ):
+        with pytest.raises(TypeError, match="tokens must be a slice; got 3"):
+            member[3]
+        with pytest.raises(TypeError, match="tokens must be a slice"):
+            list(member)
+        for t in (-1, 7):
+            with pytest.raises(ValueError, match=f"t must be .* got {t}"):
+                member.step(np.ones((2, 4)), member.initial_state(4), t)
+
+
+def test_wrong_steps_of_the_lru():
+    lru = family.LRU.ring(2, 3)
+    for x_t, state in ((np.ones((3, 1)), np.ones(2)), (np.ones(3), np.ones(1))):
+        with pytest.raises(ValueError, match="x_t must have shape"):
+            lru.step(x_t, state)
+    with pytest.raises(ValueError, match="x_t must be finite; got nan"):
+        lru.step([1, np.nan, 1], lru.initial_state())
+    with pytest.raises(ValueError, match=r"u must lie between 0 and 1; got .* 0.5 to 1.5"):
+        family.lru.ring([0.5, 1.5], [0.5, 0.5])

@@ -289,3 +289,16 @@ def test_a_time_that_was_not_seen_is_refused(times):
 def test_bad_sizes_are_refused(N, channels):
     with pytest.raises((TypeError, ValueError), match=r"^(N|channels) must be .*; got .*: pass"):
         LegSMemory(N, channels)
+
+
+def test_times_have_one_axis_and_no_sample_is_masked():
+    memory = LegSMemory(3)
+    masked = np.ma.masked_array([1.0, 1e6], mask=[False, True])
+    for x in (masked, masked[1:]):
+        with pytest.raises(TypeError, match="x must have no masked values; got 1"):
+            memory.feed(x)
+    memory.feed([1.0, 3.0, 2.0])
+    with pytest.raises(ValueError, match=r"times must be .* got \(2, 2\)"):
+        memory.reconstruct(np.ones((2, 2)))
+    with pytest.raises(ValueError, match=r"r must be .* got \(2, 2\)"):
+        reconstruct(memory.coefficients(), np.ones((2, 2)) / 2)

@@ -195,6 +195,17 @@ def test_a_saved_and_loaded_model_gives_identical_bits(name):
     [
         (lambda m: m(torch.ones(4, 20)), r"x must have shape \(batch, length, 2\).*got \(4, 20\)"),
         (lambda m: m(torch.ones(4, 0, 2)), r"not be empty; got \(4, 0, 2\)"),
+        (lambda m: m(np.ones((4, 5, 2))), r"got a NumPy array: pass torch.from_numpy\(x\)"),
+        (
+            lambda m: m(torch.ones(4, 5, 2).double()),
+            r"x must be torch.float32, .* got torch.float6",
+        ),
+        (lambda m: m(torch.ones(4, 5, 2).int()), r"convert it with x.to\(torch.float32\)"),
+        (lambda m: m(torch.ones(4, 5, 2).to("meta")), r"x must be on cpu, .*; got meta: move it"),
+        (
+            lambda m: m.step(torch.ones(4, 2), None),
+            r"state must be a ClassifierState of 2 layers; got a NoneType: start with initial_st",
+        ),
         (
             lambda m: m.step(torch.ones(4, 3), m.initial_state(4)),
             r"x_t must have shape \(batch, 2\)",
@@ -203,7 +214,7 @@ def test_a_saved_and_loaded_model_gives_identical_bits(name):
 )
 @pytest.mark.usefixtures("unchecked")
 def test_wrong_calls_of_the_classifier(call, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         call(classifier())
 
 
@@ -297,9 +308,19 @@ def test_a_model_without_state_space_layers_trains_too():
         ({"x": torch.zeros(0, 5, 2), "labels": torch.zeros(0)}, "at least one; got shapes"),
         ({"epochs": 0}, "epochs must be at least 1; got 0"),
         ({"batch": 0}, "batch must be at least 1; got 0"),
+        ({"lr": -0.05}, "lr must be positive; got -0.05: pass the size of a step"),
+        ({"lr": float("nan")}, "lr must be finite; got nan"),
+        ({"weight_decay": -1.0}, "weight_decay must not be negative; got -1.0"),
+        ({"seed": -1}, "seed must be at least 0; got -1"),
+        ({"seed": 2**64}, r"seed must be below 2\*\*64; got 1844"),
+        ({"x": np.zeros((6, 5, 2))}, r"x must be a torch tensor; got a NumPy array: pass torch.fr"),
+        ({"labels": [0] * 6}, r"labels must be a torch tensor; got a list: pass torch.tensor\(l"),
+        ({"labels": torch.zeros(6)}, "labels must be int64; got torch.float32: convert"),
+        ({"test": (torch.zeros(2, 5, 2), torch.zeros(3))}, "x and labels must hold the same"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_wrong_arguments_of_fit(change, message):
     x, labels = rising_or_falling(6)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         nn.fit(classifier(), **{"x": x, "labels": labels, "epochs": 1, "progress": False} | change)

@@ -7,10 +7,12 @@ import os
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.numpy
 import safetensors.torch
 import torch
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.testing import assert_close
 
 from ssmlab import mamba, nn
@@ -109,6 +111,61 @@ def test_numpy_alone_gives_the_same(size, naming, tmp_path):
     assert_close(torch.tensor(logits), ours(TOKENS), rtol=0, atol=1e-11)
 
 
+def without(name):
+    return lambda weights: {key: w for key, w in weights.items() if key != name}
+
+
+NOT_WHOLE = {
+    "the last layer's D": (
+        without("backbone.layers.2.mixer.D"),
+        r"the 32 tensors of 3 layers; got backbone.layers.2.mixer.D missing",
+    ),
+    "one number for all channels": (  # NumPy would repeat it
+        lambda weights: weights | {"backbone.norm_f.weight": np.ones(1)},
+        r"backbone.norm_f.weight of shape \(1,\), where the others ask for \(16,\): pass",
+    ),
+    "a row for all channels": (
+        lambda weights: weights | {"backbone.layers.1.mixer.A_log": np.zeros((1, 8))},
+        r"backbone.layers.1.mixer.A_log of shape \(1, 8\), where",
+    ),
+    "the embedding": (without("backbone.embeddings.weight"), "got neither among 31 tensors: pass"),
+    "one more": (
+        lambda weights: weights | {"backbone.extra": weights["backbone.norm_f.weight"]},
+        "got backbone.extra unknown: pass all tensors of one checkpoint",
+    ),
+    "a head of its own": (
+        lambda weights: weights | {"lm_head.weight": 2 * weights["backbone.embeddings.weight"]},
+        "lm_head.weight equal to backbone.embeddings.weight",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NOT_WHOLE)
+def test_numpy_says_what_a_checkpoint_lacks(case, tmp_path):
+    nn.save_checkpoint(make(), tmp_path)
+    change, message = NOT_WHOLE[case]
+    weights = change(safetensors.numpy.load_file(tmp_path / "model.safetensors"))
+    with pytest.raises(ValueError, match=f"weights must .*{message}"):
+        mamba.language_model(TOKENS.numpy(), weights)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ([[3, -1]], "tokens must be whole numbers from 0 to 28; got -1: take"),
+        ([[29]], "got 29: take"),
+        ([3], r"tokens must be whole numbers of shape .*; got int64 of shape \(1,\): pass"),
+        ([[0.5]], "got float64 of shape"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_tokens_that_numpy_would_read_from_the_end(tokens, message, tmp_path):
+    nn.save_checkpoint(make(), tmp_path)
+    weights = safetensors.numpy.load_file(tmp_path / "model.safetensors")
+    with pytest.raises((TypeError, ValueError), match=message):
+        mamba.language_model(np.array(tokens), weights)
+
+
 # --- there and back ------------------------------------------------------------------------------
 
 
@@ -164,6 +221,15 @@ def test_weights_in_several_files(tmp_path):
     path.unlink()
     with pytest.raises(ValueError, match=r"tensors that its config.json implies; got backbone"):
         nn.load_checkpoint(tmp_path)
+
+
+@torch.no_grad()
+def test_a_whole_file_comes_before_the_parts_of_an_older_model(tmp_path):
+    nn.save_checkpoint(make(), tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "model-00001-of-00001.safetensors")
+    model = make("odd")
+    nn.save_checkpoint(model, tmp_path)
+    assert torch.equal(nn.load_checkpoint(tmp_path)(TOKENS), model(TOKENS))
 
 
 # --- every way to be broken ----------------------------------------------------------------------
@@ -267,6 +333,26 @@ BROKEN = {
         ValueError,
         "must give time_step_rank as a positive whole number; got -1",
     ),
+    "a multiple of nothing": (
+        change_config(d_model=16, n_layer=3, pad_vocab_size_multiple=0),
+        ValueError,
+        "must give pad_vocab_size_multiple as a positive whole number; got 0",
+    ),
+    "sizes that are text": (
+        change_config(d_model=16, n_layer=3, ssm_cfg="x"),
+        ValueError,
+        "must give ssm_cfg as an object; got 'x'",
+    ),
+    "more layers than tensors": (  # which were made before the weights were looked at
+        change_config(num_hidden_layers=10**9),
+        ValueError,
+        "got 1000000000 layers, and the weights have at most 32: are config and",
+    ),
+    "a vocabulary beyond all memory": (
+        change_config(vocab_size=10**30),
+        ValueError,
+        "must have sizes that the weights have; got 10+ vocabulary, .*at most 64",
+    ),
     "Mamba-2": (
         change_config(d_model=16, n_layer=3, ssm_cfg={"layer": "Mamba2"}),
         ValueError,
@@ -286,6 +372,116 @@ def test_a_broken_checkpoint_says_what_is_wrong(case, tmp_path):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.parametrize("dtype", ["float32", torch.int32, None])
+@pytest.mark.usefixtures("unchecked")
+def test_a_type_that_is_none(dtype, tmp_path):
+    nn.save_checkpoint(make(), tmp_path)
+    with pytest.raises(TypeError, match=r"dtype must be a torch.dtype of real numbers; got"):
+        nn.load_checkpoint(tmp_path, dtype=dtype)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_device_that_is_none(tmp_path):
+    for device in ("gpu", None):
+        with pytest.raises(ValueError, match=r"device must be one that torch knows; got ('gpu'|N)"):
+            nn.load_checkpoint(tmp_path, device=device)
+
+
+# --- what is saved can be loaded, or is not saved ------------------------------------------------
+
+
+def wrapped_blocks(model):
+    for block in model.layers:
+        block.mixer = torch.compile(block.mixer, backend="eager")
+    model.layers[0] = checkpoint_wrapper(model.layers[0])
+    return model
+
+
+WRAPPED = {
+    "compiled": lambda model: torch.compile(model, backend="eager"),
+    "in parallel": torch.nn.DataParallel,
+    "both": lambda model: torch.nn.DataParallel(torch.compile(model, backend="eager")),
+    "compiled blocks": wrapped_blocks,
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPED)
+@torch.no_grad()
+def test_a_wrapped_model_is_saved_as_what_is_in_it(wrapper, tmp_path):
+    nn.save_checkpoint(make(seed=1), tmp_path)
+    expected = make()(TOKENS)
+    nn.save_checkpoint(WRAPPED[wrapper](make()), tmp_path)
+    assert torch.equal(nn.load_checkpoint(tmp_path)(TOKENS), expected)
+
+
+@torch.no_grad()
+def test_what_two_layers_share_is_written_twice(tmp_path):
+    model = make()
+    model.layers[1].mixer = model.layers[0].mixer
+    nn.save_checkpoint(model, tmp_path)
+    assert torch.equal(nn.load_checkpoint(tmp_path)(TOKENS), model(TOKENS))
+
+
+def of_two_sizes(model):
+    model.layers[1].mixer = nn.Mamba(16, state=4)
+
+
+def with_another_epsilon(model):
+    model.layers[1].norm.eps = 1e-3
+
+
+def with_a_norm(model):
+    torch.nn.utils.parametrizations.weight_norm(model.layers[2].mixer.in_proj)
+
+
+def of_one_number(model):
+    model.norm_f.weight = torch.nn.Parameter(torch.ones(1))
+
+
+NOT_SAVED = {
+    "two sizes": (of_two_sizes, r"layers.1.mixer.A_log must be real, of shape \(32, 8\)"),
+    "another epsilon": (with_another_epsilon, "have norms .*; got 0.001 in layers.1.norm: the"),
+    "other names": (with_a_norm, "in_proj.weight missing"),
+    "another shape": (of_one_number, "norm_f.weight must be real, of shape"),
+    "no values": (lambda model: model.to("meta"), "have values; got .* on the meta"),
+}
+
+
+@pytest.mark.parametrize("case", NOT_SAVED)
+@pytest.mark.parametrize("naming", ["transformers", "state-spaces"])
+def test_what_cannot_be_loaded_is_not_saved(case, naming, tmp_path):
+    nn.save_checkpoint(make(seed=1), tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    (change, message), model = NOT_SAVED[case], make()
+    change(model)
+    with pytest.raises(ValueError, match=f"model must .*{message}"):
+        nn.save_checkpoint(model, tmp_path, naming=naming)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@torch.no_grad()
+def test_a_save_that_is_cut_between_its_files_is_whole(tmp_path, monkeypatch):
+    nn.save_checkpoint(make(), tmp_path)
+    replace = Path.replace
+
+    def stop(path, target):
+        if target.name == "config.json":
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", stop)
+    model = nn.LanguageModel(13, 8, 1)
+    with pytest.raises(KeyboardInterrupt):
+        nn.save_checkpoint(model, tmp_path)
+    monkeypatch.undo()
+    assert torch.equal(nn.load_checkpoint(tmp_path)(TOKENS), model(TOKENS))
+    nn.save_checkpoint(model, tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    for name in ("config.json", "model.safetensors"):  # of one that was cut before that
+        (tmp_path / f"{name}.unfinished").write_bytes(b"{")
+    assert torch.equal(nn.load_checkpoint(tmp_path)(TOKENS), model(TOKENS))
+
+
 @pytest.mark.parametrize("failing", ["save_file", "json.dumps"])
 def test_a_failing_save_changes_nothing(failing, tmp_path, monkeypatch):
     nn.save_checkpoint(make(), tmp_path)
@@ -300,6 +496,12 @@ def test_a_failing_save_changes_nothing(failing, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         nn.save_checkpoint(make(seed=1), tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_only_a_language_model_can_be_saved(tmp_path):
+    with pytest.raises(TypeError, match="model must be a LanguageModel; got a Linear"):
+        nn.save_checkpoint(torch.nn.Linear(2, 2), tmp_path / "new")
 
 
 def test_only_mamba_can_be_saved(tmp_path):

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ssmlab import nn
 from ssmlab.nn import rwkv
+from ssmlab.nn.attention import Cache
 from ssmlab.nn.layer import describe
 
 every_layer = pytest.mark.parametrize("name", LAYERS)
@@ -139,6 +140,22 @@ def test_parameters_survive_a_file(name):
     assert torch.equal(other(x), layer(x))
 
 
+@every_layer
+def test_parameters_start_as_they_were_made(name):
+    """In any order of events: made at once, or without memory and started later."""
+    layer, expected = make(name, torch.float32), make(name, torch.float32).state_dict()
+    with torch.device("meta"):
+        empty = LAYERS[name]()
+    with torch.no_grad():
+        for value in [*layer.parameters(), *layer.buffers()]:
+            value.fill_(torch.nan)
+    for other in (layer, empty.to_empty(device="cpu")):
+        torch.manual_seed(0)
+        other.reset_parameters()
+        for key, value in other.state_dict().items():
+            assert torch.equal(value, expected[key]), key
+
+
 # --- wrong arguments -----------------------------------------------------------------------------
 
 
@@ -161,9 +178,93 @@ def test_wrong_input_says_what_to_do(name):
         r"state must be .*got.*str.*: start with": lambda: layer(x, "state"),
         r"state must be .*got.*(float32|complex64)": lambda: layer(x, narrow),
         r"state must be .*NoneType": lambda: layer.step(x[:, 0], None),
+        r"x must be a torch tensor; got a NumPy array: pass torch.from_": lambda: layer(x.numpy()),
+        r"x must be a torch tensor; got a list: pass torch.tensor\(x\)": lambda: layer([[1.0]]),
+        r"x_t must be a torch tensor; got a NoneType": lambda: layer.step(None, state),
+        r"x must be on cpu, as the parameters are; got meta": lambda: layer(x.to("meta")),
         "batch must be at least 1; got 0": lambda: layer.initial_state(0),
         "unexpected keyword argument 'speed'": lambda: layer(x, speed=2),
     }
     for message, call in calls.items():
         with pytest.raises((TypeError, ValueError), match=message):
             call()
+
+
+# --- a layer of one's own ------------------------------------------------------------------------
+
+
+class Sum(nn.Layer):
+    """Without parameters: any type will do."""
+
+    def initial_state(self, batch):
+        return torch.zeros(batch, self.channels)
+
+    def _sequence(self, x, state, need_state):
+        y = x.cumsum(1) if state is None else state[:, None] + x.cumsum(1)
+        return y, y[:, -1]
+
+
+class Scale(Sum):
+    """With a parameter that is not set anew."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.factor = torch.nn.Parameter(torch.ones(channels))
+
+
+def test_a_layer_without_parameters():
+    layer, x = Sum(3), torch.ones(2, 4, 3)
+    layer.reset_parameters()
+    assert torch.equal(layer(x)[0, :, 0], torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    assert layer(x.double()).dtype == torch.float64
+
+
+def test_what_cannot_be_reset_says_so():
+    with pytest.raises(NotImplementedError, match="Scale must say how its own parameters start"):
+        Scale(3).reset_parameters()
+    foreign = torch.nn.Module()
+    foreign.weight = torch.nn.Parameter(torch.ones(3))
+    model = nn.SequenceClassifier(1, 2, channels=4, depth=1, layer=lambda channels: foreign)
+    with pytest.raises(NotImplementedError, match="Module must have reset_parameters, as it has"):
+        model.reset_parameters()
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_cache_with_a_part_missing():
+    layer = nn.Attention(4, 2)
+    k, _ = layer.initial_state(1)
+    for state in (Cache(None, None), Cache(k, None), (k, k)):
+        with pytest.raises(
+            ValueError, match=r"state must be Cache\(.*of any length; got .*: start"
+        ):
+            layer.step(torch.zeros(1, 4), state)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_autocast(name):
+    """In half precision where torch allows it, also behind what made its output so."""
+    layer, x = make(name, torch.float32), noise(2, 9, CHANNELS, dtype=torch.float32)
+    state, expected = layer.initial_state(2), layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x.bfloat16())
+        y_t, _ = layer.step(x[:, 0].bfloat16(), state)
+    for found, right in ((y, expected), (y_t, expected[:, 0])):
+        assert (found - right).norm() < 0.05 * right.norm()
+    y.float().square().sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in layer.parameters())
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_adapters(name):
+    """What is hooked to a projection acts, over a sequence and in a step."""
+    layer, x = make(name), noise(2, 5, CHANNELS)
+    state = layer.initial_state(2)
+    y, (y_t, _) = layer(x), layer.step(x[:, 0], state)
+    kinds = torch.nn.Linear, torch.nn.Conv1d
+    for module in (m for m in layer.modules() if isinstance(m, kinds)):
+        seen = []
+        handle = module.register_forward_hook(lambda m, inputs, y: seen.append(1))  # noqa: B023
+        torch.testing.assert_close(layer(x), y)
+        torch.testing.assert_close(layer.step(x[:, 0], state)[0], y_t)
+        handle.remove()
+        assert len(seen) >= 2

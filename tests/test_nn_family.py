@@ -151,12 +151,15 @@ BAD = {
     "channels must be a whole number": lambda: nn.RWKV(8.0),
     "chunk must be at least 1": lambda: nn.RetNet(8, chunk=0),
     "r_min and r_max must satisfy": lambda: nn.LRU(8, r_min=1.0),
+    "max_phase must be positive; got -1": lambda: nn.LRU(8, max_phase=-1.0),
     r"state must be complex128 of shape \(1, 64\); got a str": lambda: nn.LRU(8)(X, "state"),
     r"state must be float32 of shape \(1, 4, 2, 2\)": lambda: nn.RetNet(8)(X, X),
     r"state must be State\(float32": lambda: nn.RWKV(8)(X, (X, X)),
-    "state must be a Cache": lambda: nn.Attention(8)(X, (X, X)),
-    r"tensors of shape \(1, 4, past, 2\)": lambda: nn.Attention(8)(
-        X, nn.Attention(8, heads=2).initial_state(1)
+    r"state must be Cache\(float32 of shape \(1, 4, 0, 2\).*got tuple": lambda: nn.Attention(8)(
+        X, (X, X)
+    ),
+    r"Cache\(float32 of shape \(1, 4, 0, 2\), .*past of any length; got Cache": lambda: (
+        nn.Attention(8)(X, nn.Attention(8, heads=2).initial_state(1))
     ),
 }
 

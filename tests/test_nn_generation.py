@@ -80,7 +80,14 @@ def test_a_stream_gives_each_token_when_it_is_known():
 
 def test_a_low_temperature_is_greedy_and_a_high_one_is_uniform():
     model = make()
-    assert torch.equal(text(model, temperature=1e-6), text(model, temperature=0))
+    for least in (1e-6, 1e-40, 5e-324):
+        assert torch.equal(text(model, temperature=least), text(model, temperature=0))
+        assert torch.equal(text(model, top_p=least), text(model, temperature=0))
+    logits = torch.tensor([[0.0, 2.0, 2.0]])  # in float32 these numbers are 0
+    for seed in range(9):
+        drawn = sample(logits, 1e-300, 1.0, torch.Generator().manual_seed(seed))
+        assert drawn.item() in (1, 2)
+        assert sample(logits, 1.0, 1e-300, torch.Generator().manual_seed(seed)).item() in (1, 2)
     logits = torch.tensor([[3.0, 0.0, -2.0]]).expand(30_000, -1)
     drawn = sample(logits, 1e6, 1.0, torch.Generator().manual_seed(0))
     assert_close(drawn.bincount() / 30_000, torch.full((3,), 1 / 3), rtol=0, atol=0.01)
@@ -157,6 +164,12 @@ print(json.dumps([memory(50), memory(350)]))
 """
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_language_model():
+    with pytest.raises(TypeError, match="model must be a LanguageModel; got a DataParallel: pass"):
+        nn.generate(torch.nn.DataParallel(make()), PROMPT, tokens=1)
+
+
 def test_memory_is_flat_in_the_length():
     """What Python holds, in bytes, and the numbers in live tensors, at token 50 and at 350."""
     done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True)
@@ -175,6 +188,9 @@ def test_memory_is_flat_in_the_length():
         ({"top_p": 0.0}, "top_p must be above 0 and at most 1; got 0.0: pass 1"),
         ({"top_p": 1.5}, "top_p must be above 0 and at most 1; got 1.5"),
         ({"prompt": torch.zeros(1, 0, dtype=torch.int64)}, "prompt must have shape"),
+        ({"seed": -1}, "seed must be at least 0; got -1"),
+        ({"seed": 2**64}, "seed must be below"),
+        ({"prompt": torch.tensor([[-1]])}, "prompt must be whole numbers from 0 to 6; got -1"),
         ({"prompt": torch.tensor([[9]])}, "prompt must be whole numbers from 0 to 6; got 9"),
     ],
 )

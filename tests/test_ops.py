@@ -60,6 +60,27 @@ def test_convolution_has_gradients(batch, taps):
     )
 
 
+def test_convolution_has_second_derivatives():
+    x = torch.randn(2, 6, 3, dtype=torch.float64, requires_grad=True)
+    K_bar = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(ops.fft_convolution, (x, K_bar))
+
+
+def test_convolution_in_torch_func():
+    """The Hessian of a cubic function of the kernel, a sequence at a time: against differences."""
+    x = torch.randn(2, 6, 1, dtype=torch.float64)
+    K_bar = torch.randn(3, 1, dtype=torch.float64)
+
+    def cubic(K_bar: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return (ops.fft_convolution(x, K_bar) ** 3).sum()
+
+    gradient = torch.vmap(torch.func.grad(cubic), in_dims=(None, 0))
+    hessian = torch.func.jacrev(gradient)(K_bar, x).flatten(1)
+    steps = 1e-6 * torch.eye(3, dtype=torch.float64)[..., None]
+    differences = [(gradient(K_bar + d, x) - gradient(K_bar - d, x)) / 2e-6 for d in steps]
+    assert_close(hessian, torch.stack(differences, -1).flatten(1), rtol=1e-6, atol=1e-6)
+
+
 # --- Vandermonde ---------------------------------------------------------------------------------
 
 
@@ -151,6 +172,8 @@ def test_dplr_has_gradients(length):
         (torch.ones(0, 2), torch.ones(4, 2), ValueError, "x must not be empty"),
         (torch.ones(4, 2), torch.ones(4, 2).double(), TypeError, "must both be float32 or both"),
         (torch.ones(4, 2).int(), torch.ones(4, 2).int(), TypeError, "got torch.int32"),
+        (np.ones((4, 2)), torch.ones(4, 2), TypeError, r"NumPy array: pass torch.from_numpy\(x\)"),
+        (torch.ones(4, 2), None, TypeError, "K_bar must be a torch tensor; got a NoneType: pass a"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
@@ -162,6 +185,7 @@ def test_wrong_arguments_of_the_convolution(x, K_bar, error, message):
 @pytest.mark.parametrize(
     ("weights", "A_bar", "length", "error", "message"),
     [
+        ([1j], torch.ones(2, 3), 4, TypeError, r"got a list: pass torch.tensor\(weights\)"),
         (torch.ones(2, 3), torch.ones(2, 3), 4, TypeError, "weights must be complex; got torch.f"),
         (complex_normal(0, 3), complex_normal(0, 3), 4, ValueError, r"\(..., channels, modes\)"),
         (complex_normal(0, 2, 3), complex_normal(0, 2, 4), 4, ValueError, "A_bar must have the mo"),
@@ -181,6 +205,7 @@ def test_wrong_arguments_of_vandermonde(weights, A_bar, length, error, message):
         ({"C": complex_normal(0, 2, 4)}, ValueError, "C must have the modes on its last axis, 3"),
         ({"dt": torch.tensor([0.1, 0.0])}, ValueError, "dt must be real and positive.*smallest 0"),
         ({"dt": torch.tensor([0.1, -1.0])}, ValueError, "dt must be real and positive.*smallest"),
+        ({"dt": 0.1}, TypeError, "dt must be a torch tensor; got a float: pass a tensor"),
         ({"dt": torch.tensor(0.1)}, ValueError, r"dt must be .* one number for each of the 2 ch"),
         ({"length": -1}, ValueError, "length must be at least 1"),
     ],

@@ -37,6 +37,15 @@ def test_cumulative_sum(length, channels):
     torch.testing.assert_close(first_kernels.cumulative_sum(x.T.contiguous().T), x.cumsum(0))
 
 
+def test_a_negated_view_and_numbers_that_32_bits_cannot_count():
+    x = torch.complex(torch.zeros(1, 1), torch.ones(1, 1)).conj().imag
+    assert x.is_neg()
+    assert first_kernels.cumulative_sum(x).item() == -1
+    many, A = torch.zeros(1, 1).expand(2**20, 2**9), torch.zeros(2**9, 4)
+    with pytest.raises(ValueError, match=r"x must have fewer than 2\^31 numbers.* got 2147483648"):
+        first_kernels.scan(many, many, A, *many[:, :4].expand(2, -1, -1))
+
+
 @pytest.mark.parametrize(("length", "channels", "state"), [(1, 1, 1), (8, 3, 2), (9, 17, 4)])
 def test_scan_and_gradients(length, channels, state):
     p = [v.T.contiguous().T for v in problem(length, channels, state)]

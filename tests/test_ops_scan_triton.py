@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,73 @@ def test_any_strides():
     check(strided, 1e-6, 1e-5)
     gaps = torch.stack([p["x"], p["x"]], -1)[..., 0]
     check(p | {"x": gaps, "dt": strided["dt"], "B": strided["B"]}, 1e-6, 1e-5)  # not two alike
+
+
+@pytest.mark.parametrize("complex_A", [False, True])
+def test_negated_views(complex_A):
+    """Of size 1, any strides count as contiguous: a copy that is not needed is not made."""
+    p = problem(1, 1, 1, 1, complex_A=complex_A)
+    y, h = run(p, "triton")
+    lazy = {
+        k: v if v.is_complex() else torch.complex(torch.zeros_like(v), -v).conj().imag
+        for k, v in p.items()
+    }
+    assert lazy["x"].is_neg()
+    assert torch.equal(run(lazy, "triton")[0], y)
+    # The gradients that come in are negated here.
+    for M in (y, h):
+        x, flipped = (v.clone().requires_grad_() for v in (p["x"], p["x"]))
+        got = run(p | {"x": x}, "triton")[M is h]
+        (torch.complex(torch.zeros_like(got.real), got.real).conj() * -1j).real.sum().backward()
+        run(p | {"x": flipped}, "triton")[M is h].real.sum().backward()
+        assert torch.equal(x.grad, -flipped.grad)
+
+
+def test_offsets_of_64_bits(monkeypatch):
+    from ssmlab.ops.scan import launch
+
+    monkeypatch.setattr(launch, "LIMIT", 8)
+    check(problem(1, 5, 4, 3, B="group", C="constant", dtype="float32"), 1e-6, 1e-5)
+
+
+def test_offsets_that_32_bits_cannot_hold():
+    """The states of B and C lie 2^30 numbers apart; what is between them is not touched."""
+    p = problem(1, 3, 2, 3, dtype="float32")
+    far = torch.empty(2**31 + 3, dtype=torch.bfloat16).as_strided((1, 3, 3), (0, 1, 2**30))
+    far.copy_(p["B"])
+    found = []
+    for M in (far, far.clone(memory_format=torch.contiguous_format)):
+        x = p["x"].clone().requires_grad_()
+        y, _ = run(p | {"x": x, "B": M, "C": M}, "triton")
+        found.append((y, *torch.autograd.grad(y.sum(), x)))
+    assert all(map(torch.equal, *found))
+
+
+def test_a_launch_is_on_the_device_of_its_arrays_with_the_batch_on_the_first_axis(monkeypatch):
+    """The other axes of a grid end at 65,535; -1 is no device."""
+    from ssmlab.ops.scan import launch
+    from ssmlab.ops.scan.backend import Problem
+
+    now, seen = [], []
+
+    @contextmanager
+    def device(index):
+        now.append(index)
+        yield
+        now.pop()
+
+    class Kernel:
+        def __getitem__(self, grid):
+            return lambda *_, **__: seen.append((grid, *now))
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    x, A = torch.zeros(1).expand(70_000, 1, 20), torch.zeros(20, 2)
+    problem = Problem(x, x, A, A, A, A, D=None, z=None, dt_bias=None, softplus=False)
+    launch.Call(problem).launch(Kernel(), [x], [], {})
+    assert seen == [((140_000,), -1)]
+    many = problem._replace(x=x[:1].expand(2**30, 1, 20))
+    with pytest.raises(ValueError, match=r"x must need fewer .*: split the batch"):
+        launch.Call(many)
 
 
 def test_very_negative_steps_keep_their_digits():

@@ -354,3 +354,18 @@ def test_gradients_of_y_alone_and_of_the_state_alone():
         expected = gradients(p, "torch", weights)
         for name, value in gradients(p, "cpu", weights).items():
             assert_allclose(value, expected[name], rtol=1e-11, atol=1e-12)
+
+
+def test_torch_func_takes_the_loop():
+    x = torch.randn(2, 5, 3, dtype=torch.float64)
+    A, B = -torch.rand(3, 2, dtype=torch.float64), torch.randn(2, 5, 2, dtype=torch.float64)
+
+    def loss(A: torch.Tensor, x: torch.Tensor, B: torch.Tensor, **options: str) -> torch.Tensor:
+        return selective_scan(x[None], x.abs()[None], A, B[None], B[None], **options).sum()
+
+    found = torch.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))(A, x, B)
+    for one, x_b, B_b in zip(found, x, B, strict=True):
+        A_b = A.clone().requires_grad_()
+        torch.testing.assert_close(one, *torch.autograd.grad(loss(A_b, x_b, B_b), A_b))
+    with pytest.raises(ValueError, match=r"'auto' or 'torch' inside torch.func and .*got 'cpu'"):
+        torch.func.grad(loss)(A, x[0], B[0], backend="cpu")

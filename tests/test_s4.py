@@ -218,3 +218,15 @@ def test_blocks_refuse_what_they_cannot_do(options, random_system):
     system = random_system(0, **options).discretize(0.1, method)
     with pytest.raises(ValueError, match=r"system must be a real DiscreteStateSpace.*lti.kernel"):
         s4.kernel_in_blocks(system, 4)
+
+
+@pytest.mark.parametrize("dt", [1e-12, 1e-8, 1e-3, 1e3, 1e8])
+def test_digits_at_extreme_steps(dt):
+    """The generating function loses some, as its note says; blocks lose none."""
+    Lambda, P, B, V = s4.dplr(8)
+    truth = s4.recurrence(Lambda, P, B, V[0], dt, [1] + [0] * 15)[0]
+    by_function = s4.kernel(Lambda, P, B, V[0], dt, 16)
+    in_blocks = s4.kernel_in_blocks(s4.system(Lambda, P, B, V[0]).discretize(dt, "bilinear"), 16)
+    size = np.abs(truth).max()
+    assert np.abs(by_function - truth).max() / size < 1e-14 * (1 + 1 / (16 * dt) + dt)
+    assert np.abs(in_blocks - truth).max() / size < 1e-13

@@ -116,3 +116,9 @@ def test_chunk_must_be_positive():
 
 def _all(elements):
     return {name: method(int.__add__, elements) for name, method in METHODS.items()}
+
+
+def test_a_chunk_longer_than_the_elements_costs_nothing():
+    assert scan.chunked(str.__add__, "abc", chunk=10**12) == scan.chunked(
+        str.__add__, "abc", chunk=3
+    )

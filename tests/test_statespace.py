@@ -435,3 +435,17 @@ def test_any_number_that_is_not_finite_is_named(name, bad, position):
         ValueError, match=rf"^{name} must be finite; got .* at index \({index[0]}, {index[1]}\)"
     ):
         DiscreteStateSpace(**matrices)
+
+
+def test_a_change_of_units_is_no_singular_matrix():
+    system = StateSpace([[0, 1], [-4, -0.4]], [0, 1], [1, 0])
+    scaled = system.transform(np.diag([1e9, 1e-9]))
+    assert_allclose(scaled.A, [[0, 1e-18], [-4e18, -0.4]], rtol=1e-15)
+    with pytest.raises(ValueError, match="singular to working precision"):
+        system.transform(np.ones((2, 2)))
+
+
+def test_masked_samples_are_refused():
+    x = np.ma.masked_array([1.0, 1e6, 1.0], mask=[0, 1, 0])
+    with pytest.raises(TypeError, match=r"x must have no masked values; got 1.*x\.filled"):
+        StateSpace([-1.0], [1], [1]).simulate(x, 0.1)

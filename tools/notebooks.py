@@ -24,6 +24,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from tqdm import tqdm
 
+from ssmlab._files import replacing
+
 ROOT = Path(__file__).resolve().parents[1]
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 CELL_METADATA = {"tags", "mystnb", "nbgrader", "jupyter"}
@@ -149,7 +151,8 @@ def refresh(path: Path, source: str, timeout: int) -> None:
         record_timing=False,
         resources={"metadata": {"path": str(path.parent)}},
     ).execute()
-    nbformat.write(clean(nb), path)
+    with replacing(path) as new:
+        nbformat.write(clean(nb), new)
 
 
 # Rules: each yields one sentence for each thing that is wrong

@@ -8,7 +8,7 @@ import numpy as np
 
 from ssmlab._typing import ArrayLike, Float, ndarray
 from ssmlab.family.matrix_state import queries_and_keys
-from ssmlab.family.member import Member, Values
+from ssmlab.family.member import Member, Values, real
 
 
 class Cache(NamedTuple):
@@ -39,8 +39,7 @@ class Attention(Member[Cache]):
         *lead, self.length, self.keys = self.k.shape
         self.lead = tuple(lead)
 
-    def __getitem__(self, tokens: slice) -> Attention:
-        """Return the attention of some of the tokens."""
+    def _part(self, tokens: slice) -> Attention:
         return Attention(self.q[..., tokens, :], self.k[..., tokens, :])
 
     def initial_state(self, values: int) -> Cache:
@@ -49,8 +48,8 @@ class Attention(Member[Cache]):
 
     def step(self, v_t: ArrayLike, state: Cache, t: int = 0) -> tuple[Float[ndarray, "..."], Cache]:
         """Take the value of token t, (..., values): append it, and read the whole cache."""
-        token = self[t : t + 1]
-        y, cache = token.parallel(self._check_step(v_t, state)[..., None, :], state)
+        v = self._check_step(v_t, state, t)[..., None, :]
+        y, cache = self[t : t + 1].parallel(v, state)
         return y[..., 0, :], cache
 
     def parallel(self, v: ArrayLike, state: Cache | None = None) -> tuple[Values, Cache]:
@@ -81,4 +80,4 @@ class Attention(Member[Cache]):
                 f"{v.shape[-1]}); got {k} and {values}: pass the cache that an earlier part "
                 "returned"
             )
-        return Cache(*(np.asarray(part, float) for part in state))
+        return Cache(*(real("state", part) for part in state))

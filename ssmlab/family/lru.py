@@ -6,6 +6,7 @@ import numpy as np
 
 from ssmlab import _check, lti
 from ssmlab._typing import ArrayLike, Complex, Float, Inexact, ndarray
+from ssmlab.family.member import real
 from ssmlab.lti import DiscreteStateSpace
 
 Signal = Float[ndarray, "length inputs"]
@@ -93,7 +94,7 @@ class LRU:
         in rad: see :func:`ring`.
         """
         state, channels = _check.count("state", state), _check.count("channels", channels)
-        rng = np.random.default_rng(seed)
+        rng = _check.generator(seed)
         nu, theta = ring(rng.random(state), rng.random(state), r_min, r_max, max_phase)
 
         def normal(*shape: int) -> Complex[ndarray, "..."]:
@@ -111,6 +112,13 @@ class LRU:
         self, x_t: ArrayLike, state: Inexact[ndarray, "state"]
     ) -> tuple[Float[ndarray, "outputs"], State]:
         """Take one sample, (inputs,): return the output and the state after it."""
+        x_t, state = real("x_t", x_t), _check.array("state", state)
+        if x_t.shape != self.system.D.shape[1:] or state.shape != self.eigenvalues.shape:
+            raise ValueError(
+                f"x_t must have shape {self.system.D.shape[1:]} and the state "
+                f"{self.eigenvalues.shape}; got {x_t.shape} and {state.shape}: pass one sample, "
+                "and start with initial_state()"
+            )
         h = self.system.A_bar * state + self.system.B_bar @ x_t
         return (self.system.C @ h + self.system.D @ x_t).real, h
 
@@ -169,5 +177,13 @@ def ring(
             f"r_min and r_max must satisfy 0 <= r_min < r_max <= 1; got {r_min} and {r_max}: pass "
             "the radii of the ring, such as 0.9 and 0.999"
         )
-    square = np.asarray(u, float) * (r_max**2 - r_min**2) + r_min**2
-    return np.log(-np.log(square) / 2), np.log(max_phase * np.asarray(phase, float))
+    max_phase = _check.positive("max_phase", max_phase, "pass an angle in rad, such as 6.28")
+    u, phase = real("u", u), real("phase", phase)
+    for name, value in {"u": u, "phase": phase}.items():
+        if ((value < 0) | (value > 1)).any():
+            raise ValueError(
+                f"{name} must lie between 0 and 1; got values from {value.min():g} to "
+                f"{value.max():g}: draw them with rng.random(state)"
+            )
+    square = u * (r_max**2 - r_min**2) + r_min**2
+    return np.log(-np.log(square) / 2), np.log(max_phase * phase)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ssmlab._typing import ArrayLike, Float, ndarray
-from ssmlab.family.member import Member, Values, fitted, show, tokens
+from ssmlab.family.member import Member, Values, fitted, real, show, tokens
 
 State = Float[ndarray, "*lead keys values"]
 
@@ -71,8 +71,7 @@ class MatrixState(Member[State]):
         self.beta = None if beta is None else fitted("beta", beta, self.k.shape[:-1])
         self.bonus = None if bonus is None else fitted("bonus", bonus, (*self.lead, self.keys))
 
-    def __getitem__(self, tokens: slice) -> MatrixState:
-        """Return the memory of some of the tokens."""
+    def _part(self, tokens: slice) -> MatrixState:
         q, k, decay = (array[..., tokens, :] for array in (self.q, self.k, self.decay))
         beta = None if self.beta is None else self.beta[..., tokens]
         return MatrixState(q, k, decay, beta=beta, bonus=self.bonus)
@@ -91,7 +90,7 @@ class MatrixState(Member[State]):
 
     def step(self, v_t: ArrayLike, state: State, t: int = 0) -> tuple[Float[ndarray, "..."], State]:
         """Take the value of token t, (..., values); the state is (..., keys, values)."""
-        v_t = self._check_step(v_t, state)
+        v_t = self._check_step(v_t, state, t)
         q, k, decay = (array[..., t, :, None] for array in (self.q, self.k, self.decay))
         kept = decay * state
         write = v_t[..., None, :]
@@ -139,7 +138,7 @@ class MatrixState(Member[State]):
                 f"state must have shape {shape}, {show('...', 'keys', 'values')}; got "
                 f"{np.shape(state)}: pass the state that an earlier part returned"
             )
-        return np.asarray(state, float)
+        return real("state", state)
 
     def _products(self) -> Float[ndarray, "*lead times times decays"]:
         r"""Tabulate :math:`P_{ij} = a_i \cdots a_{j+1}`, 0 above the diagonal.

@@ -46,8 +46,17 @@ class Member(ABC, Generic[S]):
     def mixing_matrix(self) -> Float[ndarray, "..."]:
         """Compute M, of which :math:`M_{ij}` is the weight of value j in output i."""
 
+    def __getitem__(self, tokens: Any) -> Member[S]:
+        """Return the member of some of the tokens."""
+        if not isinstance(tokens, slice):
+            raise TypeError(
+                f"tokens must be a slice; got {tokens!r}: one token is [t : t + 1], and for its "
+                "output there is step(v_t, state, t)"
+            )
+        return self._part(tokens)
+
     @abstractmethod
-    def __getitem__(self, tokens: slice) -> Member[S]:
+    def _part(self, tokens: slice) -> Member[S]:
         """Return the member of some of the tokens."""
 
     @abstractmethod
@@ -90,8 +99,13 @@ class Member(ABC, Generic[S]):
         state = self.initial_state(v.shape[-1]) if state is None else state
         return v, self._check_state(state, v)
 
-    def _check_step(self, v_t: ArrayLike, state: S) -> Float[ndarray, "*lead values"]:
+    def _check_step(self, v_t: ArrayLike, state: S, t: int) -> Float[ndarray, "*lead values"]:
         """Return the values of one token."""
+        if _check.count("t", t, least=0) >= self.length:
+            raise ValueError(
+                f"t must be one of the {self.length} tokens, counted from 0; got {t}: pass a "
+                "smaller int"
+            )
         v_t = real("v_t", v_t)
         if v_t.shape[:-1] != self.lead or not v_t.size:
             raise ValueError(

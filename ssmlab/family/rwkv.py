@@ -8,7 +8,7 @@ import numpy as np
 
 from ssmlab._typing import ArrayLike, Float, ndarray
 from ssmlab.family.matrix_state import MatrixState, decays, queries_and_keys
-from ssmlab.family.member import Member, Values, fitted, tokens
+from ssmlab.family.member import Member, Values, fitted, real, tokens
 
 Vector = Float[ndarray, "*lead channels"]
 
@@ -59,8 +59,7 @@ class RWKV4(Member[State]):
         self.w = fitted("w", w, (self.channels,), low=0)
         self.u = fitted("u", u, (self.channels,))
 
-    def __getitem__(self, tokens: slice) -> RWKV4:
-        """Return the model of some of the tokens."""
+    def _part(self, tokens: slice) -> RWKV4:
         return RWKV4(self.k[..., tokens, :], self.w, self.u)
 
     def initial_state(self, values: int) -> State:
@@ -70,7 +69,7 @@ class RWKV4(Member[State]):
 
     def step(self, v_t: ArrayLike, state: State, t: int = 0) -> tuple[Vector, State]:
         """Take the value of token t, (..., channels): return the output and the state after it."""
-        v_t, k_t = self._check_step(v_t, state), self.k[..., t, :]
+        v_t, k_t = self._check_step(v_t, state, t), self.k[..., t, :]
         now = _add(state, self.u + k_t, v_t)
         decayed = state._replace(maximum=state.maximum - self.w)
         return now.numerator / now.denominator, _add(decayed, k_t, v_t)
@@ -112,7 +111,7 @@ class RWKV4(Member[State]):
                 f"{[np.shape(part) for part in state]}: pass the State that an earlier part "
                 "returned"
             )
-        return State(*(np.asarray(part, float) for part in state))
+        return State(*(real("state", part) for part in state))
 
 
 def _add(state: State, exponent: Vector, v: Vector) -> State:

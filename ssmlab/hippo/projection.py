@@ -189,8 +189,12 @@ def reconstruct(c: ArrayLike, r: ArrayLike) -> Signal:
     >>> reconstruct(project([1.0, 3.0], 2), [0.0, 0.5, 1.0])
     array([0.5, 2. , 3.5])
     """
-    c = coefficients("c", c)
-    return legendre.legval(2 * _fraction(r) - 1, (c * norms(c.shape[-1])).T).T
+    c, r = coefficients("c", c), _fraction(r)
+    if r.ndim > 1:
+        raise ValueError(
+            f"r must be a number or have shape (points,); got {r.shape}: pass r.ravel()"
+        )
+    return legendre.legval(2 * r - 1, (c * norms(c.shape[-1])).T).T
 
 
 def _legendre(N: int, r: ndarray) -> Float[ndarray, "... state"]:

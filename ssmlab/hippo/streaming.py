@@ -100,6 +100,11 @@ class LegSMemory:
         middle is k + 1/2.
         """
         times = _check.array("times", times)
+        if times.ndim > 1:
+            raise ValueError(
+                f"times must be a number or have shape (points,); got {times.shape}: pass "
+                "times.ravel()"
+            )
         if np.iscomplexobj(times) or ((times < 0) | (times > self.length)).any():
             raise ValueError(
                 f"times must be real, from 0 to {self.length}, the number of samples seen; got "
@@ -179,7 +184,7 @@ class LegSMemory:
     def _block(self, x: ArrayLike) -> Signal:
         """Return a block of samples, or say what came instead."""
         try:
-            finite = np.isfinite(x)
+            finite = np.asarray(np.isfinite(np.ma.getdata(x)))
         except (TypeError, ValueError):  # no numbers: the next check says what they are
             finite = np.array(True)
         if not finite.all():

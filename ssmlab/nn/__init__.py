@@ -19,19 +19,22 @@
 torch.Size([2, 100, 4])
 """
 
+from torch.serialization import add_safe_globals
+
 from ssmlab._renamed import old_names
-from ssmlab.nn.attention import Attention
+from ssmlab.nn import rwkv
+from ssmlab.nn.attention import Attention, Cache
 from ssmlab.nn.checkpoints import load_checkpoint, save_checkpoint
-from ssmlab.nn.classifier import SequenceClassifier
+from ssmlab.nn.classifier import ClassifierState, SequenceClassifier
 from ssmlab.nn.generation import generate
 from ssmlab.nn.language_model import LanguageModel
 from ssmlab.nn.layer import Layer
 from ssmlab.nn.linear_attention import LinearAttention
 from ssmlab.nn.lru import LRU
-from ssmlab.nn.mamba import Gated, Mamba
+from ssmlab.nn.mamba import BlockState, Gated, Mamba
 from ssmlab.nn.mixers import MIXERS
 from ssmlab.nn.retnet import RetNet
-from ssmlab.nn.rwkv import RWKV
+from ssmlab.nn.rwkv import RWKV, Mean
 from ssmlab.nn.s4 import S4
 from ssmlab.nn.s4d import S4D
 from ssmlab.nn.s6 import S6
@@ -60,5 +63,8 @@ __all__ = [
     "parameter_groups",
     "save_checkpoint",
 ]
+
+# torch.load reads a state, too, without running what is in the file.
+add_safe_globals([BlockState, Cache, ClassifierState, Mean, rwkv.State])
 
 __getattr__ = old_names(__name__, {"Memory": "LinearAttention"})

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ssmlab import _check
 from ssmlab._typing import Float
 from ssmlab.nn.heads import heads_of, rotate, split_heads
-from ssmlab.nn.layer import Layer, Signal
+from ssmlab.nn.layer import Layer, Signal, describe
 
 
 class Cache(NamedTuple):
@@ -63,6 +63,9 @@ class Attention(Layer[Cache]):
         """Describe the sizes."""
         return f"channels={self.channels}, heads={self.heads}"
 
+    def _like(self) -> Tensor:
+        return self.out_proj.weight
+
     def _sequence(self, x: Signal, state: Cache | None, need_state: bool) -> tuple[Signal, Cache]:
         state = self.initial_state(len(x)) if state is None else state
         q, k, v = (split_heads(part, self.heads) for part in self.in_proj(x).chunk(3, -1))
@@ -79,15 +82,12 @@ class Attention(Layer[Cache]):
 
     def _check_state(self, state: Any, batch: int) -> None:
         """Ask for a cache; its past may be of any length."""
-        fits = isinstance(state, Cache) and state.k.ndim == 4
-        past = state.k.shape[2] if fits else 0
-        shape = (batch, self.heads, past, self.size)
-        if not fits or any(
-            part.shape != shape or part.dtype != self._like().dtype for part in state
-        ):
+        k = state.k if isinstance(state, Cache) else None
+        past = k.shape[2] if isinstance(k, Tensor) and k.ndim == 4 else 0
+        shape = batch, self.heads, past, self.size
+        empty = torch.empty(shape, dtype=self.out_proj.weight.dtype, device="meta")
+        if describe(state) != describe(Cache(empty, empty)):
             raise ValueError(
-                f"state must be a Cache of two {self._like().dtype} tensors of shape ({batch}, "
-                f"{self.heads}, past, {self.size}); got "
-                f"{[(tuple(part.shape), part.dtype) for part in state] if fits else type(state)}: "
-                f"start with initial_state({batch})"
+                f"state must be {describe(Cache(empty, empty))}, with a past of any length; got "
+                f"{describe(state)}: start with initial_state({batch})"
             )

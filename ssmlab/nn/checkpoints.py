@@ -9,7 +9,7 @@ program is inside. Chapter 14.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ssmlab import _check
-from ssmlab.nn.language_model import LanguageModel
+from ssmlab._files import replacing
+from ssmlab.nn.language_model import LanguageModel, MixerBlock
 from ssmlab.nn.mamba import Mamba
 
 #: The embedding's name in each spelling; all other names agree.
@@ -28,6 +29,12 @@ EMBEDDING = {
     "transformers": "backbone.embeddings.weight",
 }
 HEAD = "lm_head.weight"
+
+#: What torch.compile, DataParallel and checkpoint_wrapper put into the names of parameters.
+WRAPPERS = ("_orig_mod", "module", "_checkpoint_wrapped_module")
+
+#: A new configuration waits here until the weights stand: one that still waits belongs to them.
+WAITING = "config.json.unfinished"
 
 #: What a configuration may say about things that this library has in one form only.
 FIXED: dict[str, dict[str, Any]] = {
@@ -51,8 +58,11 @@ FIXED: dict[str, dict[str, Any]] = {
 }
 
 
+AGAIN = "fetch it again, or another checkpoint"
+
+
 def load_checkpoint(
-    folder: str | Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    folder: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
 ) -> LanguageModel:
     """Make the language model whose sizes and weights are in a folder.
 
@@ -62,7 +72,7 @@ def load_checkpoint(
         With ``config.json`` and ``model.safetensors``, or several ``model-*.safetensors``.
     dtype : torch.dtype
         Type of the parameters, whatever that of the file.
-    device : str
+    device : str or torch.device
 
     Returns
     -------
@@ -73,9 +83,11 @@ def load_checkpoint(
     ------
     FileNotFoundError
         If one of the files is not there.
-    ValueError
-        If a file is damaged; if the configuration asks for what is not here, by name; if a tensor
-        is unknown, missing or of another shape, by name; or if the head is not the embedding.
+    TypeError, ValueError
+        If ``dtype`` is no type of real numbers, or ``device`` none that torch knows; if a file is
+        damaged; if the configuration asks for what is not here, or for more than the weights can
+        fill, by name; if a tensor is unknown, missing or of another shape, by name; or if the head
+        is not the embedding.
 
     Notes
     -----
@@ -92,64 +104,127 @@ def load_checkpoint(
     >>> torch.equal(model(tokens), same(tokens))
     True
     """
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(
+            f"dtype must be a torch.dtype of real numbers; got {dtype!r}: pass for example "
+            "torch.float32"
+        )
+    try:
+        device = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(
+            f"device must be one that torch knows; got {device!r}: pass for example 'cpu' or 'cuda'"
+        ) from None
     folder = Path(folder)
-    with torch.device("meta"):
-        model = LanguageModel(**_sizes(_read_config(folder)))
-    tensors = _read_tensors(folder)
+    config, tensors = _read_config(folder), _read_tensors(folder)
+    model = _implied(config, tensors)
     weights = _in_our_names(tensors, model.state_dict())
     model.load_state_dict({name: w.to(device, dtype) for name, w in weights.items()}, assign=True)
     return model.eval()
 
 
 def save_checkpoint(
-    model: LanguageModel, folder: str | Path, *, naming: str = "transformers"
+    model: torch.nn.Module, folder: str | Path, *, naming: str = "transformers"
 ) -> None:
     """Write a model's sizes and weights, whole or not at all.
 
     Parameters
     ----------
     model : LanguageModel
-        Made of Mamba blocks.
+        Made of Mamba blocks of one size. What torch.compile or DataParallel wraps is unwrapped.
     folder : path
         Made if it is not there. Its ``config.json`` and ``model.safetensors`` are replaced.
     naming : {"transformers", "state-spaces"}
 
     Raises
     ------
-    ValueError
-        If the model has other mixers, or the naming is unknown.
+    TypeError, ValueError
+        If it is another model, or has other mixers or tensors than ``load_checkpoint`` takes, or no
+        values (the meta device); or the naming is unknown.
 
     Notes
     -----
-    Everything is written under other names first; a failure leaves the folder as it was. The type
-    of the weights is that of the model: ``save_checkpoint(model.half(), ...)`` halves the file.
+    What would be written is first checked as ``load_checkpoint`` checks it, and everything is
+    written under other names before it takes its place: a failure leaves the folder as it was. The
+    type of the weights is that of the model: ``save_checkpoint(model.half(), ...)`` halves the
+    file.
     """
     _check.choice("naming", naming, EMBEDDING)
-    mixers = [block.mixer for block in model.layers]
-    if not all(isinstance(mixer, Mamba) for mixer in mixers):
-        raise ValueError(
-            f"model must be made of Mamba blocks; got {type(mixers[0]).__name__}: the official "
-            "format has no names for others; use torch.save(model.state_dict(), ...)"
-        )
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {_official(name, naming): w.contiguous() for name, w in model.state_dict().items()}
+    model = _unwrapped(model)
+    tensors = {_official(name, naming): w for name, w in _state_of(model).items()}
     if naming == "state-spaces":  # its loader asks for the head too
         tensors[HEAD] = tensors[EMBEDDING[naming]].clone()
-    config = json.dumps(_config(model, naming), indent=1) + "\n"
-    writers: dict[str, Callable[[Path], object]] = {
-        "model.safetensors": lambda path: save_file(tensors, path, {"format": "pt"}),
-        "config.json": lambda path: path.write_text(config, "utf8"),
-    }
-    unfinished = {name: folder / f"{name}.unfinished" for name in writers}
+    config = _config(model, naming)
     try:
-        for name, write in writers.items():
-            write(unfinished[name])
-        for name, path in unfinished.items():
-            path.replace(folder / name)
-    finally:
-        for path in unfinished.values():
-            path.unlink(missing_ok=True)
+        _in_our_names(tensors, _implied(config, tensors).state_dict())
+    except ValueError as error:
+        raise ValueError(f"model must be one that load_checkpoint takes; got: {error}") from None
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    waiting = folder / WAITING
+    try:
+        with replacing(folder / "model.safetensors") as weights:
+            save_file(tensors, weights, {"format": "pt"})
+            waiting.write_text(json.dumps(config, indent=1) + "\n", "utf8")
+    except BaseException:
+        waiting.unlink(missing_ok=True)
+        raise
+    waiting.replace(folder / "config.json")
+
+
+def _unwrapped(model: Any) -> LanguageModel:
+    """Take a model of Mamba blocks out of what is wrapped around it and around them."""
+    found = _inside(model, LanguageModel)
+    if not isinstance(found, LanguageModel):
+        raise TypeError(
+            f"model must be a LanguageModel; got a {type(model).__name__}: pass the one that is in "
+            "it"
+        )
+    for block in found.layers:
+        if not isinstance(mixer := _mixer(block), Mamba):
+            raise ValueError(
+                f"model must be made of Mamba blocks; got {type(mixer).__name__}: the official "
+                "format has no names for others; use torch.save(model.state_dict(), ...)"
+            )
+    for name, module in found.named_modules():
+        if isinstance(module, torch.nn.RMSNorm) and module.eps != 1e-5:
+            raise ValueError(
+                f"model must have norms with eps = 1e-05; got {module.eps} in {name}: the model "
+                "that is loaded has no other; use torch.save(model.state_dict(), ...)"
+            )
+    return found
+
+
+def _mixer(block: Any) -> Any:
+    return _inside(_inside(block, MixerBlock).mixer, Mamba)
+
+
+def _inside(module: Any, kind: type) -> Any:
+    """Take wrappers off until it is of this kind, or there are none."""
+    while not isinstance(module, kind):
+        children = dict(module.named_children()) if isinstance(module, torch.nn.Module) else {}
+        inner = [children[name] for name in WRAPPERS if name in children]
+        if not inner:
+            break
+        module = inner[0]
+    return module
+
+
+def _state_of(model: LanguageModel) -> dict[str, Tensor]:
+    """Return the weights, each in its own memory, under the names that no wrapper has changed."""
+    weights: dict[str, Tensor] = {}
+    seen = set()
+    for name, weight in model.state_dict().items():
+        name = ".".join(part for part in name.split(".") if part not in WRAPPERS)
+        if weight.is_meta:
+            raise ValueError(
+                f"model must have values; got {name} on the meta device: give it memory with "
+                "to_empty and values with reset_parameters"
+            )
+        shared = weight.data_ptr() in seen  # by two layers: the format knows no such thing
+        weights[name] = weight.clone() if shared else weight.contiguous()
+        seen.add(weight.data_ptr())
+    return weights
 
 
 # --- the configuration ---------------------------------------------------------------------------
@@ -157,6 +232,8 @@ def save_checkpoint(
 
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
+    if (folder / WAITING).is_file() and not (folder / "model.safetensors.unfinished").is_file():
+        path = folder / WAITING  # the program that saved was killed between two renamings
     if not path.is_file():
         raise FileNotFoundError(f"folder must hold config.json; found none in {folder}")
     try:
@@ -172,6 +249,8 @@ def _sizes(config: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of LanguageModel, from either spelling of a configuration."""
     if "d_model" in config:
         ssm = config.get("ssm_cfg") or {}
+        if not isinstance(ssm, dict):
+            raise ValueError(f"config.json must give ssm_cfg as an object; got {ssm!r}: {AGAIN}")
         config = config | {f"ssm_cfg.{key}": value for key, value in ssm.items()}
         _refuse_other_models(config, "state-spaces")
         names = ("d_model", "n_layer", "ssm_cfg.d_state", "ssm_cfg.d_conv", "ssm_cfg.expand")
@@ -187,14 +266,32 @@ def _sizes(config: dict[str, Any]) -> dict[str, Any]:
         size = config.get(official, defaults.get(official))
         if size == "auto" and official == rank:
             continue
-        if type(size) is not int or size < 1:
-            raise ValueError(
-                f"config.json must give {official} as a positive whole number; got {size!r}: fetch "
-                "it again, or another checkpoint"
-            )
-        sizes[name] = size
+        sizes[name] = _positive(official, size)
+    multiple = _positive("pad_vocab_size_multiple", multiple)
     sizes["vocabulary"] = -(-sizes["vocabulary"] // multiple) * multiple
     return sizes
+
+
+def _positive(name: str, size: Any) -> int:
+    if type(size) is not int or size < 1:
+        raise ValueError(
+            f"config.json must give {name} as a positive whole number; got {size!r}: {AGAIN}"
+        )
+    return size
+
+
+def _implied(config: dict[str, Any], tensors: Mapping[str, Tensor]) -> LanguageModel:
+    """Make the model of a configuration, without memory, if weights may have its sizes."""
+    sizes = _sizes(config)
+    longest = max((n for tensor in tensors.values() for n in tensor.shape), default=0)
+    for name, size in sizes.items():
+        if size > (most := len(tensors) if name == "layers" else longest):
+            raise ValueError(
+                f"config.json must have sizes that the weights have; got {size} {name}, and the "
+                f"weights have at most {most}: are config and weights of one model?"
+            )
+    with torch.device("meta"):
+        return LanguageModel(**sizes)
 
 
 def _refuse_other_models(config: dict[str, Any], naming: str) -> None:
@@ -208,7 +305,7 @@ def _refuse_other_models(config: dict[str, Any], naming: str) -> None:
 
 
 def _config(model: LanguageModel, naming: str) -> dict[str, Any]:
-    mixer: Mamba = model.layers[0].mixer
+    mixer = _mixer(model.layers[0])
     conv, expand = mixer.conv1d.kernel_size[0], mixer.inner // mixer.channels
     vocabulary, channels = model.embedding.weight.shape
     if naming == "state-spaces":
@@ -243,7 +340,8 @@ def _config(model: LanguageModel, naming: str) -> dict[str, Any]:
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    paths = sorted([*folder.glob("model.safetensors"), *folder.glob("model-*.safetensors")])
+    whole = folder / "model.safetensors"  # beside it, parts are those of an older model
+    paths = [whole] if whole.is_file() else sorted(folder.glob("model-*.safetensors"))
     if not paths:
         raise FileNotFoundError(
             f"folder must hold model.safetensors; found none in {folder}: pickled weights (.bin, "

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from ssmlab import _check
 from ssmlab._typing import Float
+from ssmlab.nn import _check as nn_check
+from ssmlab.nn.layer import redraw
 from ssmlab.nn.s4d import S4D
 
 
@@ -92,11 +94,16 @@ class SequenceClassifier(nn.Module):
         self.norm = nn.LayerNorm(channels)
         self.decoder = nn.Linear(channels, _check.count("classes", classes))
 
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew, as the constructor did; see ``Layer.reset_parameters``."""
+        redraw(*self.children())
+
     def forward(
         self, x: Float[Tensor, "batch length inputs"], **options: Any
     ) -> Float[Tensor, "batch classes"]:
         """Return the logits of whole sequences; options, such as rate=2, go to each layer."""
-        self._check("x", x, ("batch", "length"))
+        weight = self.encoder.weight
+        x = nn_check.signal("x", x, ("batch", "length"), weight, self.encoder.in_features)
         x = self.encoder(x)
         for block in self.blocks:
             x = block(x, **options)
@@ -106,7 +113,13 @@ class SequenceClassifier(nn.Module):
         self, x_t: Float[Tensor, "batch inputs"], state: ClassifierState, **options: Any
     ) -> tuple[Float[Tensor, "batch classes"], ClassifierState]:
         """Take one sample, and return the logits of the sequence so far and the new state."""
-        self._check("x_t", x_t, ("batch",))
+        weight = self.encoder.weight
+        x_t = nn_check.signal("x_t", x_t, ("batch",), weight, self.encoder.in_features)
+        if not isinstance(state, ClassifierState) or len(state.layers) != len(self.blocks):
+            raise ValueError(
+                f"state must be a ClassifierState of {len(self.blocks)} layers; got a "
+                f"{type(state).__name__}: start with initial_state({len(x_t)})"
+            )
         x_t, layers = self.encoder(x_t), []
         for block, before in zip(self.blocks, state.layers, strict=True):
             x_t, after = block.step(x_t, before, **options)
@@ -118,11 +131,3 @@ class SequenceClassifier(nn.Module):
         """Return the state before the first sample."""
         layers = tuple(block.layer.initial_state(batch) for block in self.blocks)
         return ClassifierState(layers, self.norm.weight.new_zeros(batch, len(self.norm.weight)), 0)
-
-    def _check(self, name: str, x: Tensor, axes: tuple[str, ...]) -> None:
-        inputs = self.encoder.in_features
-        if x.ndim != len(axes) + 1 or x.shape[-1] != inputs or 0 in x.shape:
-            raise ValueError(
-                f"{name} must have shape ({', '.join(axes)}, {inputs}) and not be empty; got "
-                f"{tuple(x.shape)}: put what a sample holds on the last axis"
-            )

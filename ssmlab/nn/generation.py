@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ssmlab import _check
 from ssmlab._typing import Float, Int
+from ssmlab.nn import _check as nn_check
 from ssmlab.nn.language_model import LanguageModel
 
 
@@ -72,8 +73,13 @@ def generate(
         raise ValueError(
             f"top_p must be above 0 and at most 1; got {top_p}: pass 1 to draw from all tokens"
         )
+    if not hasattr(model, "check_tokens"):
+        raise TypeError(
+            f"model must be a LanguageModel; got a {type(model).__name__}: pass the one that is in "
+            "it"
+        )
     model.check_tokens("prompt", prompt, 2)
-    generator = torch.Generator(prompt.device).manual_seed(seed)
+    generator = torch.Generator(prompt.device).manual_seed(nn_check.seed(seed))
     return _tokens(model, prompt, _check.count("tokens", tokens), temperature, top_p, generator)
 
 
@@ -91,7 +97,7 @@ def _tokens(
         token = sample(logits, temperature, top_p, generator)
         yield token
         if k + 1 < count:
-            logits, state = model.step(token, state)
+            logits, state = model._step(token, state)  # it is of the vocabulary
 
 
 def sample(
@@ -110,8 +116,10 @@ def sample(
     """
     if temperature == 0:
         return logits.argmax(-1)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    least = torch.finfo(logits.dtype).tiny  # what is smaller may be taken as 0
+    logits = (logits - logits.amax(-1, keepdim=True)) / max(temperature, least)
     p, order = torch.softmax(logits, -1).sort(-1, descending=True)
-    p = p.where(p.cumsum(-1) - p < top_p, 0)  # the first token stays always
+    p = p.where(p.cumsum(-1) - p < max(top_p, least), 0)  # the first token stays always
     chosen = torch.multinomial(p, 1, generator=generator)
     return order.gather(-1, chosen)[:, 0]

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from ssmlab import _check
 from ssmlab._typing import Float, Int
-from ssmlab.nn.layer import Layer
+from ssmlab.nn import _check as nn_check
+from ssmlab.nn.layer import Layer, redraw
 from ssmlab.nn.mixers import MIXERS, Mixer
+from ssmlab.ops import _check as ops_check
 
 Tokens = Int[Tensor, "batch length"]
 State = tuple[Any, ...]  # one for each block
@@ -94,14 +96,24 @@ class LanguageModel(nn.Module):
         channels, layers = _check.count("channels", channels), _check.count("layers", layers)
         self.embedding = nn.Embedding(_check.count("vocabulary", vocabulary), channels)
         self.layers = nn.ModuleList(
-            MixerBlock(channels, make(channels, **options)) for _ in range(layers)
+            MixerBlock(channels, nn_check.makes_layers("mixer", make, channels, **options))
+            for _ in range(layers)
         )
         self.norm_f = nn.RMSNorm(channels, eps=1e-5)
+        self._start()
+        self.initial_state(1)  # refused by a mixer that reads the future
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew, as the constructor did; see ``Layer.reset_parameters``."""
+        redraw(*self.children())
+        self._start()
+
+    @torch.no_grad()
+    def _start(self) -> None:
         nn.init.normal_(self.embedding.weight, std=0.02)
-        with torch.no_grad():
-            for name, weight in self.named_parameters():
-                if name.endswith("mixer.out_proj.weight"):
-                    weight.div_(math.sqrt(layers))
+        for name, weight in self.named_parameters():
+            if name.endswith("mixer.out_proj.weight"):
+                weight.div_(math.sqrt(len(self.layers)))
 
     def forward(
         self, tokens: Tokens, state: State | None = None, *, return_state: bool = False
@@ -127,7 +139,9 @@ class LanguageModel(nn.Module):
         Raises
         ------
         TypeError, ValueError
-            If the tokens have the wrong type or shape, or are not in the vocabulary.
+            If the tokens have the wrong type or shape, or are not in the vocabulary; or if the
+            state has another form. The vocabulary is not looked up on the meta device, nor while a
+            graph is traced or captured, where no number is known.
         """
         self.check_tokens("tokens", tokens, 2)
         x, state = self._blocks(tokens, state, return_state)
@@ -146,6 +160,11 @@ class LanguageModel(nn.Module):
     ) -> tuple[Float[Tensor, "batch vocabulary"], State]:
         """Read one token, and return the logits after it, and the new state."""
         self.check_tokens("token", token, 1)
+        return self._step(token, state)
+
+    def _step(self, token: Int[Tensor, "batch"], state: State) -> tuple[Any, State]:
+        """Step without a look at the token, which on a GPU would wait for it."""
+        self._check_state(state)
         x, after = self._embed(token), []
         for block, before in zip(self.layers, state, strict=True):
             x, new = block.step(x, before)
@@ -153,18 +172,29 @@ class LanguageModel(nn.Module):
         return self._head(x), tuple(after)
 
     def initial_state(self, batch: int) -> State:
-        """Return the state before the first token."""
+        """Return the state before the first token, a tuple of one for each block."""
         return tuple(block.mixer.initial_state(batch) for block in self.layers)
 
     def _blocks(
         self, tokens: Tokens, state: State | None, return_state: bool
     ) -> tuple[Hidden, State]:
         x, after = self._embed(tokens), []
+        if state is not None:
+            self._check_state(state)
         before = [None] * len(self.layers) if state is None else state
         for block, old in zip(self.layers, before, strict=True):
             x, new = block(x, old, return_state)
             after.append(new)
         return x, tuple(after)
+
+    def _check_state(self, state: Any) -> None:
+        known = isinstance(state, (tuple, list))
+        if not known or len(state) != len(self.layers):
+            raise ValueError(
+                f"state must be a tuple of {len(self.layers)} states, one for each block; got "
+                f"{f'{len(state)} of them' if known else f'a {type(state).__name__}'}: start with "
+                "initial_state(batch)"
+            )
 
     def _embed(self, tokens: Int[Tensor, "..."]) -> Hidden:
         x = self.embedding(tokens)
@@ -176,6 +206,7 @@ class LanguageModel(nn.Module):
     def check_tokens(self, name: str, tokens: Tensor, axes: int) -> None:
         """Ask for tokens of the vocabulary, with one axis (batch) or two (batch, length)."""
         shape = ("(batch,)", "(batch, length)")[axes - 1]
+        ops_check.tensor(name, tokens)
         if tokens.dtype != torch.int64:
             raise TypeError(
                 f"{name} must be int64; got {tokens.dtype}: convert them with {name}.long()"
@@ -185,6 +216,9 @@ class LanguageModel(nn.Module):
                 f"{name} must have shape {shape} and not be empty; got {tuple(tokens.shape)}: "
                 "add an axis for the batch if it is missing"
             )
+        ops_check.same_device(name, tokens, self.embedding.weight.device)
+        if not ops_check.readable(tokens):
+            return
         least, largest = int(tokens.min()), int(tokens.max())
         vocabulary = self.embedding.num_embeddings
         if least < 0 or largest >= vocabulary:

@@ -26,7 +26,9 @@ class Layer(torch.nn.Module, ABC, Generic[S]):
     first sample. A layer that reads the future has none, and says so when it is asked for one.
 
     A layer of your own has ``initial_state`` and ``_sequence``, and is then checked, stepped and
-    trained like the others. ``_sample`` and ``time_scales`` may stay as they are here.
+    trained like the others. ``_sample``, ``time_scales`` and ``_start`` may stay as they are here.
+
+    A state is made of plain tensors: ``torch.save`` writes it, ``torch.load`` reads it.
 
     Parameters
     ----------
@@ -73,7 +75,7 @@ class Layer(torch.nn.Module, ABC, Generic[S]):
         Parameters
         ----------
         x : Tensor, (batch, length, channels)
-            Of the type of the parameters.
+            Of the type of the parameters; under ``torch.autocast`` of any real type.
         state : optional
             From ``initial_state`` or an earlier call; that before the first sample by default.
         return_state : bool
@@ -92,7 +94,7 @@ class Layer(torch.nn.Module, ABC, Generic[S]):
         TypeError, ValueError
             If ``x`` or ``state`` has the wrong type or shape, or the layer has no state.
         """
-        nn_check.signal("x", x, ("batch", "length"), self._like(), self.channels)
+        x = nn_check.signal("x", x, ("batch", "length"), self._like(), self.channels)
         if state is not None:
             self._check_state(state, len(x))
         y, state = self._sequence(x, state, return_state, **options)
@@ -119,7 +121,7 @@ class Layer(torch.nn.Module, ABC, Generic[S]):
         TypeError, ValueError
             As in ``forward``.
         """
-        nn_check.signal("x_t", x_t, ("batch",), self._like(), self.channels)
+        x_t = nn_check.signal("x_t", x_t, ("batch",), self._like(), self.channels)
         self._check_state(state, len(x_t))
         return self._sample(x_t, state, **options)
 
@@ -134,6 +136,28 @@ class Layer(torch.nn.Module, ABC, Generic[S]):
         name their own.
         """
         return []
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew, those of the modules inside too, as the constructor did.
+
+        For a layer that was built under ``torch.device("meta")`` and given memory by ``to_empty``;
+        under FSDP2 inside ``torch.distributed.tensor.experimental.implicit_replication()``. The
+        older FSDP would start each module inside by itself, which is another start: give it a
+        ``param_init_fn`` that calls this one, or load weights.
+        """
+        redraw(*self.children())
+        self._start()
+
+    def _start(self) -> None:
+        """Set the parameters that torch's modules do not, or set otherwise; the constructor's end.
+
+        A layer of your own needs it only for ``reset_parameters``.
+        """
+        if next(self.parameters(recurse=False), None) is not None:
+            raise NotImplementedError(
+                f"{type(self).__name__} must say how its own parameters start, to be reset; it has "
+                "no _start: write one, and call it at the end of __init__"
+            )
 
     @abstractmethod
     def _sequence(self, x: Signal, state: S | None, need_state: bool) -> tuple[Signal, Any]:
@@ -156,9 +180,27 @@ class Layer(torch.nn.Module, ABC, Generic[S]):
                 f"initial_state({batch})"
             )
 
-    def _like(self) -> Tensor:
-        """Return a parameter, whose type and device are those of the layer."""
-        return next(self.parameters())
+    def _like(self) -> Tensor | None:
+        """Return a parameter, whose type is that of the input; if there is none, any type will do.
+
+        By its name, in a layer that has some: in a replica (``DataParallel``, FSDP) a parameter is
+        a plain attribute, and ``parameters`` finds none.
+        """
+        return next(self.parameters(), None)
+
+
+def redraw(*modules: torch.nn.Module) -> None:
+    """Draw the parameters of modules anew: as each says itself, or else as those inside it say."""
+    for module in modules:
+        if callable(reset := getattr(module, "reset_parameters", None)):
+            reset()
+        elif next(module.parameters(recurse=False), None) is None:
+            redraw(*module.children())
+        else:
+            raise NotImplementedError(
+                f"{type(module).__name__} must have reset_parameters, as it has parameters of its "
+                "own; it has none: write one that sets them"
+            )
 
 
 def describe(state: Any) -> str:

@@ -76,8 +76,7 @@ class LinearAttention(Layer[Matrices]):
         self.beta = torch.nn.Linear(channels, heads)
         if self.decay == "gated":
             self.gate = torch.nn.Linear(channels, heads)
-            with torch.no_grad():
-                self.gate.bias.copy_(math.log(2) * (5 + torch.arange(heads)))
+        self._start()
 
     def initial_state(self, batch: int) -> Matrices:
         """Return zeros, (batch, heads, keys, values)."""
@@ -90,6 +89,14 @@ class LinearAttention(Layer[Matrices]):
             f"channels={self.channels}, heads={self.heads}, decay={self.decay!r}, "
             f"delta={self.delta}, chunk={self.chunk}"
         )
+
+    @torch.no_grad()
+    def _start(self) -> None:
+        if self.decay == "gated":
+            self.gate.bias.copy_(math.log(2) * (5 + torch.arange(self.heads)))
+
+    def _like(self) -> Tensor:
+        return self.out_proj.weight
 
     def _sequence(
         self, x: Signal, state: Matrices | None, need_state: bool
@@ -132,7 +139,10 @@ class LinearAttention(Layer[Matrices]):
             overlap = torch.tril(k @ k.mT * kept, -1) * beta[..., None]
             held = beta[..., None] * since_start * (k @ state)
             I = torch.eye(c.shape[-1], dtype=c.dtype, device=c.device)
-            write = torch.linalg.solve_triangular(I + overlap, write - held, upper=False)
+            wide = torch.promote_types(c.dtype, torch.float32)  # torch solves no narrower system
+            write = torch.linalg.solve_triangular(
+                (I + overlap).to(wide), (write - held).to(wide), upper=False
+            ).to(write.dtype)
         y = (q @ k.mT * kept) @ write + since_start * (q @ state)
         if not need_state:
             return y, None

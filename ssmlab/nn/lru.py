@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 
 import torch
-from scipy.fft import next_fast_len
 from torch import Tensor
 
 from ssmlab import _check, family
 from ssmlab._typing import Complex, Float
 from ssmlab.nn.layer import Layer, Sample, Signal
+from ssmlab.ops._precision import full_precision
+from ssmlab.ops.convolution import fast_length
 
 State = Complex[Tensor, "batch state"]
 
@@ -62,16 +63,14 @@ class LRU(Layer[State]):
     ) -> None:
         super().__init__(channels)
         self.state = _check.count("state", state)
-        u, phase = torch.rand(2, state, dtype=torch.float64).clamp_min(1e-12).numpy()
-        nu, theta = map(torch.tensor, family.ring(u, phase, r_min, r_max, max_phase))
-        gamma_log = torch.log(-torch.expm1(-2 * nu.exp())) / 2
-        dtype = torch.get_default_dtype()
+        self.ring = (r_min, r_max, max_phase)
         self.nu, self.theta, self.gamma_log = (
-            torch.nn.Parameter(value.to(dtype)) for value in (nu, theta, gamma_log)
+            torch.nn.Parameter(torch.empty(state)) for _ in range(3)
         )
-        self.B = torch.nn.Parameter(torch.randn(state, channels, 2) / math.sqrt(2 * channels))
-        self.C = torch.nn.Parameter(torch.randn(channels, state, 2) / math.sqrt(state))
-        self.D = torch.nn.Parameter(torch.randn(channels))
+        self.B = torch.nn.Parameter(torch.empty(state, channels, 2))
+        self.C = torch.nn.Parameter(torch.empty(channels, state, 2))
+        self.D = torch.nn.Parameter(torch.empty(channels))
+        self._start()
 
     def initial_state(self, batch: int) -> State:
         """Return zeros, (batch, state), complex128."""
@@ -82,12 +81,27 @@ class LRU(Layer[State]):
         """Describe the sizes."""
         return f"channels={self.channels}, state={self.state}"
 
+    @torch.no_grad()
+    def _start(self) -> None:
+        uniform = torch.rand(2, self.state, dtype=torch.float64, device="cpu")  # NumPy reads it
+        u, phase = uniform.clamp_min(1e-12).numpy()
+        nu, theta = map(torch.from_numpy, family.ring(u, phase, *self.ring))
+        self.nu.copy_(nu)
+        self.theta.copy_(theta)
+        self.gamma_log.copy_(torch.log(-torch.expm1(-2 * nu.exp())) / 2)
+        self.B.copy_(torch.randn_like(self.B) / math.sqrt(2 * self.channels))
+        self.C.copy_(torch.randn_like(self.C) / math.sqrt(self.state))
+        self.D.normal_()
+
+    def _like(self) -> Tensor:
+        return self.D
+
     def _sequence(self, x: Signal, state: State | None, need_state: bool) -> tuple[Signal, State]:
         state = self.initial_state(len(x)) if state is None else state
         length = x.shape[1]
         u = self._write(x)
         powers = self._powers(length + 1)
-        padded = next_fast_len(2 * length - 1)
+        padded = fast_length(2 * length - 1)
         spectrum = torch.fft.fft(u.mT, padded) * torch.fft.fft(powers[:, :-1].to(u.dtype), padded)
         h = torch.fft.ifft(spectrum)[..., :length] + (powers[:, 1:] * state[..., None]).to(u.dtype)
         return self._read(h.mT) + self.D * x, h[..., -1].to(state.dtype)
@@ -103,9 +117,15 @@ class LRU(Layer[State]):
         return torch.exp(log[:, None] * exponents)
 
     def _write(self, x: Float[Tensor, "... channels"]) -> Complex[Tensor, "... state"]:
-        B = self.gamma_log.exp()[:, None, None] * self.B
-        return torch.complex(x @ B[..., 0].mT, x @ B[..., 1].mT)
+        B = (self.gamma_log.exp()[:, None, None] * self.B).to(self._wide())
+        with full_precision(x.device):
+            x = x.to(B.dtype)
+            return torch.complex(x @ B[..., 0].mT, x @ B[..., 1].mT)
 
     def _read(self, h: Complex[Tensor, "... state"]) -> Float[Tensor, "... channels"]:
         C = self.C.to(h.real.dtype)
-        return (h.real @ C[..., 0].mT - h.imag @ C[..., 1].mT).to(self.C.dtype)
+        with full_precision(h.device):
+            return (h.real @ C[..., 0].mT - h.imag @ C[..., 1].mT).to(self.C.dtype)
+
+    def _wide(self) -> torch.dtype:
+        return torch.promote_types(self.D.dtype, torch.float32)

@@ -78,15 +78,19 @@ class GatedBlock(Layer[BlockState]):
     def _before(self, x: Signal, past: Past) -> tuple[Inner, Inner, Past]:
         """Project and convolve: return u, z and the convolution's state."""
         u, z = self.in_proj(x).chunk(2, -1)
-        weight, bias = self.conv1d.weight[:, 0], cast(Tensor, self.conv1d.bias)
-        u, conv = causal_convolution(u, weight, bias, past)
+        if is_plain(self.conv1d):
+            weight, bias = self.conv1d.weight[:, 0], cast(Tensor, self.conv1d.bias)
+            u, conv = causal_convolution(u, weight, bias, past)
+        else:
+            seen = torch.cat([past, u], 1)
+            u, conv = self.conv1d(seen.mT).mT, seen[:, u.shape[1] :].clone()
         return F.silu(u), z, conv
 
     def _no_past(self, batch: int) -> Past:
         return self.conv1d.weight.new_zeros(batch, self.conv1d.kernel_size[0] - 1, self.inner)
 
     def _like(self) -> Tensor:
-        return self.in_proj.weight
+        return self.conv1d.weight  # no quantization of the projections takes it away
 
 
 class Mamba(GatedBlock):
@@ -115,7 +119,8 @@ class Mamba(GatedBlock):
     -----
     ``A_log`` starts as ln(1..state), D as 1, the bias b as the inverse softplus of the step sizes
     drawn, :math:`\Delta + \ln(1 - e^{-\Delta})`. Parameters have the names of the official code.
-    The state is float32 also if the parameters are bfloat16. Source: Gu and Dao, arXiv:2312.00752,
+    The state is float32 also if the parameters are bfloat16. For second derivatives set ``backend``
+    of the layer to "torch", which is slow. Source: Gu and Dao, arXiv:2312.00752,
     section 3.4 and figure 3; github.com/state-spaces/mamba. Chapter 14.
 
     Examples
@@ -127,6 +132,8 @@ class Mamba(GatedBlock):
     >>> torch.allclose(y_t, layer(x)[:, -1], atol=1e-6)
     True
     """
+
+    backend = "auto"
 
     def __init__(
         self,
@@ -142,16 +149,12 @@ class Mamba(GatedBlock):
         super().__init__(channels, conv=conv, expand=expand)
         self.state = _check.count("state", state)
         self.dt_rank = _check.count("dt_rank", -(-channels // 16) if dt_rank is None else dt_rank)
-        dt_min, dt_max = nn_check.step_sizes(dt_min, dt_max)
+        self.dt_range = nn_check.step_sizes(dt_min, dt_max)
         self.x_proj = nn.Linear(self.inner, self.dt_rank + 2 * state, bias=False)
         self.dt_proj = nn.Linear(self.dt_rank, self.inner)
-        nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
-        uniform = torch.rand(self.inner)
-        dt = torch.exp(math.log(dt_min) + uniform * (math.log(dt_max) - math.log(dt_min)))
-        self.dt_proj.bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))
-        A = torch.arange(1.0, state + 1).expand(self.inner, -1)
-        self.A_log = nn.Parameter(A.log())
-        self.D = nn.Parameter(torch.ones(self.inner))
+        self.A_log = nn.Parameter(torch.empty(self.inner, state))
+        self.D = nn.Parameter(torch.empty(self.inner))
+        self._start()
 
     def extra_repr(self) -> str:
         """Describe the sizes."""
@@ -161,22 +164,36 @@ class Mamba(GatedBlock):
         """Return A and the projection to dt; and D, which the official code sets apart too."""
         return [self.A_log, self.D, *self.dt_proj.parameters()]
 
+    @torch.no_grad()
+    def _start(self) -> None:
+        nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
+        low, high = map(math.log, self.dt_range)
+        dt = torch.exp(low + torch.rand_like(self.dt_proj.bias) * (high - low))
+        self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+        self.A_log.copy_(torch.arange(1.0, self.state + 1).log())
+        self.D.fill_(1)
+
     def _mix(
         self, u: Inner, z: Inner, state: State | None, need_state: bool
     ) -> tuple[Inner, State]:
         r, B, C = self.x_proj(u).split([self.dt_rank, self.state, self.state], -1)
+        if is_plain(self.dt_proj):  # the scan adds the bias, in float32 at least
+            dt, bias = F.linear(r, self.dt_proj.weight), self.dt_proj.bias
+        else:
+            dt, bias = self.dt_proj(r), None
         y, h = ops.selective_scan(
             u,
-            F.linear(r, self.dt_proj.weight),
+            dt,
             -self.A_log.to(self._wide()).exp(),
             B,
             C,
             self.D,
             z,
-            dt_bias=self.dt_proj.bias,
+            dt_bias=bias,
             softplus=True,
             h0=state,
             return_last_state=True,
+            backend=self.backend,
         )
         return y, h
 
@@ -217,7 +234,7 @@ class Gated(GatedBlock):
         self, channels: int, make: Callable[[int], Layer[Any]], *, conv: int = 4, expand: int = 2
     ) -> None:
         super().__init__(channels, conv=conv, expand=expand)
-        self.layer = make(self.inner)
+        self.layer = nn_check.makes_layers("make", make, self.inner)
 
     def _mix(self, u: Inner, z: Inner, state: Any, need_state: bool) -> tuple[Inner, Any]:
         if need_state:
@@ -232,6 +249,13 @@ class Gated(GatedBlock):
 
     def _layer_state(self, batch: int) -> Any:
         return self.layer.initial_state(batch)
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Tell whether a module is torch's own, with no hook: its weights may be read past it."""
+    before, after = module._forward_pre_hooks, module._forward_hooks
+    backward = [*module._backward_pre_hooks, *module._backward_hooks]
+    return type(module) in (nn.Linear, nn.Conv1d) and not (before or after or backward)
 
 
 def causal_convolution(

@@ -49,9 +49,7 @@ class RetNet(Layer[Matrices]):
         self.heads, self.chunk = heads, _check.count("chunk", chunk)
         self.in_proj = torch.nn.Linear(channels, 4 * channels, bias=False)
         self.out_proj = torch.nn.Linear(channels, channels, bias=False)
-        for weight in self.in_proj.weight.chunk(4):
-            torch.nn.init.xavier_uniform_(weight, gain=2**-2.5)
-        torch.nn.init.xavier_uniform_(self.out_proj.weight)
+        self._start()
 
     def initial_state(self, batch: int) -> Matrices:
         """Return zeros, (batch, heads, keys, values)."""
@@ -61,6 +59,14 @@ class RetNet(Layer[Matrices]):
     def extra_repr(self) -> str:
         """Describe the sizes."""
         return f"channels={self.channels}, heads={self.heads}, chunk={self.chunk}"
+
+    def _start(self) -> None:
+        for weight in self.in_proj.weight.chunk(4):
+            torch.nn.init.xavier_uniform_(weight, gain=2**-2.5)
+        torch.nn.init.xavier_uniform_(self.out_proj.weight)
+
+    def _like(self) -> Tensor:
+        return self.out_proj.weight
 
     def _sequence(
         self, x: Signal, state: Matrices | None, need_state: bool

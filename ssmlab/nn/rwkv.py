@@ -67,14 +67,12 @@ class RWKV(Layer[State]):
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
-        n = torch.arange(channels, dtype=torch.get_default_dtype())
-        self.decay = torch.nn.Parameter(-5 + 8 * (n / max(channels - 1, 1)) ** 0.7)
-        self.bonus = torch.nn.Parameter(math.log(0.3) + ((n + 1) % 3 - 1) / 2)
-        ramp = n / channels
-        self.mix = torch.nn.Parameter(torch.stack([ramp, ramp, ramp**0.5]))
+        self.decay, self.bonus = (torch.nn.Parameter(torch.empty(channels)) for _ in range(2))
+        self.mix = torch.nn.Parameter(torch.empty(3, channels))
         self.key, self.value, self.receptance, self.out_proj = (
             torch.nn.Linear(channels, channels, bias=False) for _ in range(4)
         )
+        self._start()
 
     def initial_state(self, batch: int) -> State:
         """Return zeros and a maximum of -1e38, (batch, channels) each."""
@@ -84,6 +82,17 @@ class RWKV(Layer[State]):
     def extra_repr(self) -> str:
         """Describe the sizes."""
         return f"channels={self.channels}"
+
+    @torch.no_grad()
+    def _start(self) -> None:
+        n = torch.arange(self.channels, dtype=torch.get_default_dtype())
+        self.decay.copy_(-5 + 8 * (n / max(self.channels - 1, 1)) ** 0.7)
+        self.bonus.copy_(math.log(0.3) + ((n + 1) % 3 - 1) / 2)
+        ramp = n / self.channels
+        self.mix.copy_(torch.stack([ramp, ramp, ramp**0.5]))
+
+    def _like(self) -> Tensor:
+        return self.decay
 
     def _sequence(self, x: Signal, state: State | None, need_state: bool) -> tuple[Signal, State]:
         state = self.initial_state(len(x)) if state is None else state

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ssmlab import ops, s4
 from ssmlab._typing import Float
-from ssmlab.nn.state_space import Modes, StateSpaceLayer, complex_of, pairs_of, parameter
+from ssmlab.nn.state_space import Modes, StateSpaceLayer, complex_of, pairs_of
 
 
 class S4(StateSpaceLayer):
@@ -53,16 +53,21 @@ class S4(StateSpaceLayer):
         dt_max: float = 0.1,
         bidirectional: bool = False,
     ) -> None:
-        Lambda, P, B, _ = s4.dplr(s4.state_size("state", state))
-        super().__init__(
-            channels, Lambda, B, dt_min=dt_min, dt_max=dt_max, bidirectional=bidirectional
-        )
-        self.P = parameter(pairs_of(P).expand(channels, -1, -1))
+        modes = s4.state_size("state", state) // 2
+        super().__init__(channels, modes, dt_min=dt_min, dt_max=dt_max, bidirectional=bidirectional)
+        self.P = torch.nn.Parameter(torch.empty(channels, modes, 2))
+        self._start()
+
+    @torch.no_grad()
+    def _start(self) -> None:
+        Lambda, P, B, _ = s4.dplr(2 * len(self.B))
+        self._start_from(Lambda, B)
+        self.P.copy_(pairs_of(P))
 
     def _advance(self, z: Modes, x: Float[Tensor, "... channels"], rate: float) -> Modes:
         A, P, B = self._A(), complex_of(self.P), complex_of(self.B).expand(self.frequency.shape)
         return ops.dplr_step(A, P, B, self._dt(rate), z, x)
 
     def _response(self, z: Modes, length: int, rate: float) -> Float[Tensor, "... length channels"]:
-        C = torch.view_as_complex(self.C)
-        return ops.dplr_kernel(self._A(), complex_of(self.P), z, C, self._dt(rate), length)
+        P, C = complex_of(self.P), self._C()
+        return ops.dplr_kernel(self._A(), P, z, C, self._dt(rate), length)

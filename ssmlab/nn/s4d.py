@@ -54,12 +54,16 @@ class S4D(StateSpaceLayer):
     ) -> None:
         self.init = _check.choice("init", init, diagonal.INITIALISATIONS)
         self.method = _check.choice("method", method, diagonal.METHODS)
-        A, B = diagonal.INITIALISATIONS[init](s4.state_size("state", state))
-        super().__init__(channels, A, B, dt_min=dt_min, dt_max=dt_max, bidirectional=bidirectional)
+        modes = s4.state_size("state", state) // 2
+        super().__init__(channels, modes, dt_min=dt_min, dt_max=dt_max, bidirectional=bidirectional)
+        self._start()
 
     def extra_repr(self) -> str:
         """Describe the sizes and the choices."""
         return f"{super().extra_repr()}, init={self.init!r}, method={self.method!r}"
+
+    def _start(self) -> None:
+        self._start_from(*diagonal.INITIALISATIONS[self.init](2 * len(self.B)))
 
     def _advance(self, z: Modes, x: Float[Tensor, "... channels"], rate: float) -> Modes:
         A_bar, B_bar = self._discretize(rate)
@@ -67,8 +71,8 @@ class S4D(StateSpaceLayer):
 
     def _response(self, z: Modes, length: int, rate: float) -> Float[Tensor, "... length channels"]:
         A_bar, _ = self._discretize(rate)
-        weights = 2 * torch.view_as_complex(self.C) * z
-        return ops.vandermonde(weights.to(_complex_type(self.C)), A_bar, length)
+        C = self._C()
+        return ops.vandermonde((2 * C * z).to(C.dtype), A_bar, length)
 
     def _discretize(self, rate: float) -> tuple[Modes, Modes]:
         A, B, dt = self._A(), complex_of(self.B), self._dt(rate)[:, None]
@@ -83,7 +87,3 @@ def _expm1(z: Modes) -> Modes:
     x, y = z.real, z.imag
     real = torch.expm1(x) * torch.cos(y) - 2 * torch.sin(y / 2) ** 2
     return torch.complex(real, torch.exp(x) * torch.sin(y))
-
-
-def _complex_type(value: Tensor) -> torch.dtype:
-    return torch.complex64 if value.dtype == torch.float32 else torch.complex128

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from ssmlab import _check, ops
 from ssmlab._typing import Float
 from ssmlab.nn import _check as nn_check
-from ssmlab.nn.layer import Layer, Signal
+from ssmlab.nn.layer import Layer, Signal, redraw
 
 State = Float[Tensor, "batch channels state"]
 
@@ -57,6 +58,12 @@ class S6(Layer[State]):
     (torch.Size([1, 100, 4]), torch.Size([1, 4, 8]))
     """
 
+    dt: Any  # a Sequential of two projections
+    B: Any  # a projection, or a Parameter
+    C: Any
+
+    backend = "auto"
+
     def __init__(
         self,
         channels: int,
@@ -72,28 +79,45 @@ class S6(Layer[State]):
         chosen = {_check.choice("selective", name, SELECTIVE) for name in selective}
         self.selective = tuple(name for name in SELECTIVE if name in chosen)
         rank = _check.count("dt_rank", -(-channels // 32) if dt_rank is None else dt_rank)
-        dt_min, dt_max = nn_check.step_sizes(dt_min, dt_max)
-        n = torch.arange(1.0, state + 1)
-        self.A_log = torch.nn.Parameter(n.log().repeat(channels, 1))
-        self.D = torch.nn.Parameter(torch.ones(channels))
-        dt = dt_min * torch.exp(torch.rand(channels) * math.log(dt_max / dt_min))
-        self.dt_bias = torch.nn.Parameter(dt + torch.log(-torch.expm1(-dt)))
+        self.dt_range = nn_check.step_sizes(dt_min, dt_max)
+        self.A_log = torch.nn.Parameter(torch.empty(channels, state))
+        self.D = torch.nn.Parameter(torch.empty(channels))
+        self.dt_bias = torch.nn.Parameter(torch.empty(channels))
         if "dt" in chosen:
-            down = torch.nn.Linear(channels, rank, bias=False)
-            up = torch.nn.Linear(rank, channels, bias=False)
-            torch.nn.init.uniform_(up.weight, -(rank**-0.5), rank**-0.5)
-            self.dt = torch.nn.Sequential(down, up)
-        for name, start in (("B", torch.ones), ("C", torch.randn)):
-            if name in chosen:
-                value: torch.nn.Module | Tensor = torch.nn.Linear(channels, state, bias=False)
-            else:
-                value = torch.nn.Parameter(start(channels, state))
-            setattr(self, name, value)
+            self.dt = torch.nn.Sequential(_undrawn(channels, rank), _undrawn(rank, channels))
+        for name in ("B", "C"):
+            constant = torch.nn.Parameter(torch.empty(channels, state))
+            setattr(self, name, _undrawn(channels, state) if name in chosen else constant)
+        self.reset_parameters()
 
     def initial_state(self, batch: int) -> State:
         """Return zeros, (batch, channels, state), at least float32."""
         shape = _check.count("batch", batch), self.channels, self.state
         return self.A_log.new_zeros(shape, dtype=self._wide())
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew, the bias of dt first."""
+        low, high = self.dt_range
+        dt = low * torch.exp(torch.rand_like(self.dt_bias) * math.log(high / low))
+        self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+        self.A_log.copy_(torch.arange(1.0, self.state + 1).log())
+        self.D.fill_(1)
+        if "dt" in self.selective:
+            redraw(self.dt)
+            up = self.dt[1].weight
+            torch.nn.init.uniform_(up, -(up.shape[1] ** -0.5), up.shape[1] ** -0.5)
+        if "B" in self.selective:
+            redraw(self.B)
+        else:
+            self.B.fill_(1)
+        if "C" in self.selective:
+            redraw(self.C)
+        else:
+            self.C.normal_()
+
+    def _like(self) -> Tensor:
+        return self.D
 
     def time_scales(self) -> list[torch.nn.Parameter]:
         """Return A and the bias of dt; and D, which the official code sets apart too."""
@@ -117,13 +141,22 @@ class S6(Layer[State]):
             softplus=True,
             h0=state,
             return_last_state=True,
+            backend=self.backend,
         )
         return y, h
 
     def _follow(self, name: str, x: Signal) -> Float[Tensor, "..."]:
         """Return B or C: for each step if it follows the input, else for each channel."""
         value = getattr(self, name)
-        return value(x) if name in self.selective else value
+        if name in self.selective:
+            return value(x)
+        return value.clone()  # NumPy would keep hold of a storage that FSDP frees
 
     def _wide(self) -> torch.dtype:
         return torch.promote_types(self.A_log.dtype, torch.float32)
+
+
+def _undrawn(inputs: int, outputs: int) -> torch.nn.Module:
+    """Make a projection whose weights are not drawn yet."""
+    device = torch.get_default_device()
+    return torch.nn.utils.skip_init(torch.nn.Linear, inputs, outputs, bias=False, device=device)

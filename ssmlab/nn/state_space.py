@@ -13,6 +13,7 @@ from ssmlab import _check, ops
 from ssmlab._typing import Complex, Float
 from ssmlab.nn import _check as nn_check
 from ssmlab.nn.layer import Layer, Sample, Signal
+from ssmlab.ops._precision import full_precision
 
 States = Complex[Tensor, "batch channels modes"]
 Modes = Complex[Tensor, "... channels modes"]
@@ -25,7 +26,8 @@ class StateSpaceLayer(Layer[States]):
     step size: 2 for a signal that keeps every second sample. The parameters are stored as real
     numbers (a complex one with a last axis of 2), so that ``.double()`` and optimisers treat them
     as any other. Kernels are made from float64 tables and the state is complex128 for every type
-    of parameters.
+    of parameters; the convolution is in float32 at least. A NaN in one sample makes all outputs of
+    ``forward`` NaN in its channel, the earlier ones too, and of ``step`` the later ones only.
     """
 
     B: Tensor
@@ -33,8 +35,7 @@ class StateSpaceLayer(Layer[States]):
     def __init__(
         self,
         channels: int,
-        A: np.ndarray,
-        B: np.ndarray,
+        modes: int,
         *,
         dt_min: float,
         dt_max: float,
@@ -42,17 +43,13 @@ class StateSpaceLayer(Layer[States]):
     ) -> None:
         super().__init__(channels)
         self.bidirectional = bidirectional
-        dt_min, dt_max = nn_check.step_sizes(dt_min, dt_max)
-        shape = (channels, len(A))
-        uniform = torch.rand(channels, dtype=torch.float64)
-        log_dt = math.log(dt_min) + uniform * (math.log(dt_max) - math.log(dt_min))
-        self.log_dt = parameter(log_dt)
-        self.log_decay = parameter(torch.log(-torch.tensor(A.real)).expand(shape))
-        self.frequency = parameter(torch.tensor(A.imag).expand(shape))
-        directions = (2,) if bidirectional else ()
-        self.C = torch.nn.Parameter(torch.randn(*directions, *shape, 2) * math.sqrt(0.5))
-        self.D = torch.nn.Parameter(torch.randn(channels))
-        self.register_buffer("B", pairs_of(B).to(self.D.dtype))
+        self.dt_range = nn_check.step_sizes(dt_min, dt_max)
+        shape, directions = (channels, modes), (2,) * bidirectional
+        self.log_dt = torch.nn.Parameter(torch.empty(channels))
+        self.log_decay, self.frequency = (torch.nn.Parameter(torch.empty(shape)) for _ in range(2))
+        self.C = torch.nn.Parameter(torch.empty(*directions, *shape, 2))
+        self.D = torch.nn.Parameter(torch.empty(channels))
+        self.register_buffer("B", torch.empty(modes, 2))
 
     def initial_state(self, batch: int) -> States:
         """Return the state before the first sample: zeros, (batch, channels, modes), complex128."""
@@ -79,6 +76,20 @@ class StateSpaceLayer(Layer[States]):
         channels, modes = self.frequency.shape
         return f"channels={channels}, state={2 * modes}, bidirectional={self.bidirectional}"
 
+    @torch.no_grad()
+    def _start_from(self, A: np.ndarray, B: np.ndarray) -> None:
+        low, high = map(math.log, self.dt_range)
+        uniform = torch.rand(self.channels, dtype=torch.float64, device=self.log_dt.device)
+        self.log_dt.copy_(low + uniform * (high - low))
+        self.log_decay.copy_(torch.log(-torch.tensor(A.real)))
+        self.frequency.copy_(torch.tensor(A.imag))
+        self.C.copy_(torch.randn_like(self.C) * math.sqrt(0.5))
+        self.D.normal_()
+        self.B.copy_(pairs_of(B))
+
+    def _like(self) -> Tensor:
+        return self.D
+
     @abstractmethod
     def _advance(self, z: Modes, x: Float[Tensor, "... channels"], rate: float) -> Modes:
         """Compute A_bar z + B_bar x, in complex128."""
@@ -92,16 +103,18 @@ class StateSpaceLayer(Layer[States]):
     ) -> tuple[Signal, States | None]:
         rate, length = _positive(rate), x.shape[1]
         start = self.initial_state(len(x)) if need_state else None  # refused if bidirectional
-        K_bar = self.kernel(length, rate=rate)
+        K_bar, u = self.kernel(length, rate=rate), x.to(self._wide())
         if self.bidirectional:
-            backward = ops.fft_convolution(x.flip(1), K_bar[1]).flip(1)
-            return ops.fft_convolution(x, K_bar[0]) + backward + self.D * x, None
-        y = ops.fft_convolution(x, K_bar) + self.D * x
+            backward = ops.fft_convolution(u.flip(1), K_bar[1]).flip(1)
+            return (ops.fft_convolution(u, K_bar[0]) + backward).to(x.dtype) + self.D * x, None
+        y = ops.fft_convolution(u, K_bar)
         if state is not None:
             y = y + self._response(self._advance(state, 0 * self.D, rate), length, rate)
+        y = y.to(x.dtype) + self.D * x
         if start is None:
             return y, None
-        return y, self._last_state(x, start if state is None else state, rate)
+        with full_precision(x.device):
+            return y, self._last_state(x, start if state is None else state, rate)
 
     def _sample(self, x_t: Sample, state: States, *, rate: float = 1.0) -> tuple[Sample, States]:
         state = self._advance(state, x_t, _positive(rate))
@@ -132,16 +145,17 @@ class StateSpaceLayer(Layer[States]):
             h = torch.einsum("bcs,scr->bcr", h, A_T) + torch.einsum("btc,tcr->bcr", block, forces)
         return torch.view_as_complex(h.unflatten(-1, (-1, 2)))
 
+    def _wide(self) -> torch.dtype:
+        return torch.promote_types(self.D.dtype, torch.float32)
+
+    def _C(self) -> Modes:
+        return torch.view_as_complex(self.C.to(self._wide()))
+
     def _A(self) -> Modes:
         return torch.complex(-self.log_decay.double().exp(), self.frequency.double())
 
     def _dt(self, rate: float) -> Float[Tensor, "channels"]:
         return rate * self.log_dt.double().exp()
-
-
-def parameter(value: Tensor) -> torch.nn.Parameter:
-    """Make a parameter of torch's default type."""
-    return torch.nn.Parameter(value.to(torch.get_default_dtype()).clone())
 
 
 def pairs_of(value: np.ndarray) -> Float[Tensor, "... 2"]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import operator
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -13,7 +15,9 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from ssmlab import _check
+from ssmlab.nn import _check as nn_check
 from ssmlab.nn.layer import Layer
+from ssmlab.ops import _check as ops_check
 
 SLOWEST = 1e-3  # the largest learning rate of what sets a layer's time scales
 
@@ -58,12 +62,13 @@ def fit(
     Raises
     ------
     TypeError, ValueError
-        If a size is no positive whole number, or x and labels differ in length.
+        If a size is no positive whole number, ``lr`` is not positive or ``weight_decay`` negative;
+        if x and labels are no tensors, or differ in length.
 
     Notes
     -----
     The same seeds, machine and number of threads give the same weights to the last bit on a CPU.
-    Chapter 9.
+    The model is left in evaluation mode, also after an error. Chapter 9.
 
     Examples
     --------
@@ -79,7 +84,13 @@ def fit(
     True
     """
     epochs, batch = _check.count("epochs", epochs), _check.count("batch", batch)
-    _check_examples(x, labels)
+    seed = nn_check.seed(seed)
+    for examples in ((x, labels), test or (x, labels)):
+        _check_examples(*examples)
+    if labels.dtype != torch.int64:
+        raise TypeError(
+            f"labels must be int64; got {labels.dtype}: convert them with labels.long()"
+        )
     steps = -(-len(x) // batch)
     optimiser = torch.optim.AdamW(parameter_groups(model, lr, weight_decay))
     rates = [group["lr"] for group in optimiser.param_groups]
@@ -89,7 +100,6 @@ def fit(
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         for _ in (bar := _bar(range(epochs), progress, "epoch")):
-            model.train()
             order = torch.randperm(len(x)).to(x.device).split(batch)
             batches = ((x[chosen], labels[chosen]) for chosen in order)
             losses = list(_descend(model, _label_loss, batches, schedule))
@@ -99,7 +109,6 @@ def fit(
             history.append(record)
             if progress:
                 bar.set_postfix(record)
-    model.eval()
     return history
 
 
@@ -111,6 +120,7 @@ def accuracy(
 
     Options, such as ``rate=2``, go to the model. It is left in evaluation mode.
     """
+    batch = _check.count("batch", batch)
     _check_examples(x, labels)
     model.eval()
     parts = zip(x.split(batch), labels.split(batch), strict=True)
@@ -120,7 +130,7 @@ def accuracy(
 
 def fit_language_model(
     model: nn.Module,
-    batches: Iterator[Any],
+    batches: Iterable[Any],
     *,
     steps: int,
     lr: float = 3e-3,
@@ -136,9 +146,10 @@ def fit_language_model(
     ----------
     model : Module
         From tokens to logits, (batch, length, vocabulary). It is changed in place.
-    batches : iterator
+    batches : iterable
         Gives (tokens, targets), arrays or tensors of shapes (batch, length) and (batch, answers):
-        the loss is that of the last ``answers`` steps. See :mod:`ssmlab.tasks`.
+        the loss is that of the last ``answers`` steps. An iterator, such as those of
+        :mod:`ssmlab.tasks` in a loop, or what one can be made of: a list, a ``DataLoader``.
     steps : int
         Batches to take.
     lr, weight_decay : float
@@ -157,14 +168,21 @@ def fit_language_model(
     list of float
         The loss of each step, in nats a token.
 
+    Warns
+    -----
+    UserWarning
+        If the batches run dry: training ends there, and the losses so far are returned.
+
     Raises
     ------
     TypeError, ValueError
-        If ``steps`` or ``warmup`` is no positive whole number.
+        If ``steps`` or ``warmup`` is no positive whole number, ``lr`` is not positive or
+        ``weight_decay`` negative; if there is no batch, or one is no pair, or known to be too few.
 
     Notes
     -----
-    Gradients longer than 1 are shortened to 1. The same weights, batches, machine and number of
+    Gradients longer than 1 are shortened to 1. The model is left in evaluation mode, also after an
+    error. The same weights, batches, machine and number of
     threads give the same result to the last bit on a CPU. Chapter 14.
 
     Examples
@@ -192,13 +210,11 @@ def fit_language_model(
     )
     schedule = LambdaLR(optimiser, factor)
     losses: list[float] = []
-    model.train()
-    bar = _bar(islice(batches, steps), progress, "step", steps)
+    bar = _bar(_pairs(_enough(batches, steps), steps), progress, "step", steps)
     for loss in _descend(model, _next_token_loss, bar, schedule, longest=1.0):
         losses.append(loss.item())
         if progress and len(losses) % 10 == 1:
             bar.set_postfix(loss=f"{losses[-1]:.3f}")
-    model.eval()
     return losses
 
 
@@ -218,6 +234,11 @@ def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[d
     list of dict
         For an optimiser of torch.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If ``lr`` is not positive, ``weight_decay`` is negative, or the model has no parameters.
+
     Examples
     --------
     >>> from ssmlab import nn
@@ -225,9 +246,20 @@ def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[d
     >>> len(slow["params"]), slow["lr"], slow["weight_decay"]
     (4, 0.001, 0.0)
     """
+    lr = _check.positive("lr", lr, "pass the size of a step, such as 0.003")
+    weight_decay = _check.number("weight_decay", weight_decay)
+    if weight_decay < 0:
+        raise ValueError(
+            f"weight_decay must not be negative; got {weight_decay}: pass 0 for no decay"
+        )
     named = (m.time_scales() for m in model.modules() if isinstance(m, Layer))
     slow = {p for parameters in named for p in parameters}
     fast = [p for p in model.parameters() if p not in slow]
+    if not fast and not slow:
+        raise ValueError(
+            f"model must have parameters; got a {type(model).__name__} without any: there is "
+            "nothing to train"
+        )
     groups: list[dict[str, Any]] = [{"params": fast, "lr": lr, "weight_decay": weight_decay}]
     if slow:
         ordered = [p for p in model.parameters() if p in slow]
@@ -242,17 +274,60 @@ def _descend(
     schedule: LRScheduler,
     longest: float | None = None,
 ) -> Iterator[Tensor]:
-    """Take a step for each batch, and give its loss. A gradient is cut to the longest length."""
+    """Take a step for each batch, and give its loss. A gradient is cut to the longest length.
+
+    The model is in training mode in between, and in evaluation mode at the end, however it comes.
+    """
     optimiser = schedule.optimizer
-    for batch in batches:
-        value = loss(model, *batch)
-        optimiser.zero_grad()
-        value.backward()
-        if longest is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), longest)
-        optimiser.step()
-        schedule.step()
-        yield value.detach()
+    model.train()
+    try:
+        for batch in batches:
+            value = loss(model, *batch)
+            optimiser.zero_grad()
+            value.backward()
+            if longest is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), longest)
+            optimiser.step()
+            schedule.step()
+            yield value.detach()
+    finally:
+        model.eval()
+
+
+def _enough(batches: Any, steps: int) -> Iterator[Any]:
+    """Ask for an iterable that is not known to be too short."""
+    if not isinstance(batches, Iterable):
+        raise TypeError(
+            "batches must be an iterable of (tokens, targets), such as a DataLoader; got a "
+            f"{type(batches).__name__}: pass for example itertools.repeat(batch)"
+        )
+    known = operator.length_hint(batches, steps)
+    if known < steps:
+        raise ValueError(
+            f"batches must give a batch for each of the {steps} steps; got {known}: pass more, or "
+            "ask for fewer steps"
+        )
+    return iter(batches)
+
+
+def _pairs(batches: Iterable[Any], steps: int) -> Iterator[tuple[Any, Any]]:
+    """Give as many batches as there are steps, each a pair; warn if they run dry."""
+    taken = 0
+    for taken, batch in enumerate(islice(batches, steps), start=1):
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise TypeError(
+                f"batches must give pairs of tokens and targets; batch {taken} is a "
+                f"{type(batch).__name__}: see ssmlab.tasks for batches of the right form"
+            )
+        yield batch[0], batch[1]
+    if taken == 0:
+        raise ValueError("batches must give a batch for each step; got none: make them anew")
+    if taken < steps:
+        warnings.warn(
+            f"batches ran dry: {steps} steps were asked for, and there is no batch for step "
+            f"{taken + 1}; the losses so far are returned",
+            stacklevel=4,
+        )
 
 
 def _label_loss(model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
@@ -260,10 +335,30 @@ def _label_loss(model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
 
 
 def _next_token_loss(model: nn.Module, tokens: Any, targets: Any) -> Tensor:
-    device = next(model.parameters()).device
+    device = next((p.device for p in model.parameters()), None)
     tokens, targets = (torch.as_tensor(part, device=device) for part in (tokens, targets))
+    _check_targets(tokens, targets)
     logits = model(tokens)[:, -targets.shape[1] :]
     return cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+def _check_targets(tokens: Tensor, targets: Tensor) -> None:
+    answers = targets.shape[1] if targets.ndim == 2 and tokens.ndim == 2 else 0
+    if targets.dtype != torch.int64 or len(targets) != len(tokens) or not answers:
+        raise ValueError(
+            f"targets must be int64 of shape (batch, answers), for tokens {tuple(tokens.shape)}; "
+            f"got {targets.dtype} of shape {tuple(targets.shape)}: pass one row for each sequence"
+        )
+    if answers > tokens.shape[1]:
+        raise ValueError(
+            f"targets must not be longer than tokens, {tokens.shape[1]}; got {answers}: the last "
+            "steps answer"
+        )
+    if not targets.is_cuda and (least := int(targets.min())) < 0:  # on a GPU, it would wait
+        raise ValueError(
+            f"targets must be tokens, at least 0; got {least}: leave out steps without an answer "
+            "at the start"
+        )
 
 
 def _bar(items: Iterable[Any], progress: bool, unit: str, total: int | None = None) -> Any:
@@ -275,6 +370,8 @@ def _bar(items: Iterable[Any], progress: bool, unit: str, total: int | None = No
 
 
 def _check_examples(x: Tensor, labels: Tensor) -> None:
+    ops_check.tensor("x", x)
+    ops_check.tensor("labels", labels)
     if labels.ndim != 1 or x.ndim == 0 or len(x) != len(labels) or not len(x):
         raise ValueError(
             "x and labels must hold the same number of examples, at least one; got shapes "

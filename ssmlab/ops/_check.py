@@ -2,11 +2,59 @@
 
 from __future__ import annotations
 
+import numpy as np
+import torch
 from torch import Tensor
+
+
+def tensor(name: str, value: object) -> None:
+    """Ask for a tensor, and say how an array or a list becomes one."""
+    if isinstance(value, Tensor):
+        return
+    what, advice = f"a {type(value).__name__}", "a tensor"
+    if isinstance(value, np.ndarray):
+        what, advice = "a NumPy array", f"torch.from_numpy({name})"
+    elif isinstance(value, (list, tuple)):
+        advice = f"torch.tensor({name})"
+    raise TypeError(f"{name} must be a torch tensor; got {what}: pass {advice}")
+
+
+def same_device(name: str, value: Tensor, device: torch.device) -> None:
+    """Ask for a tensor where the parameters are: torch reads no index that is elsewhere."""
+    if value.device != device:
+        raise ValueError(
+            f"{name} must be on {device}, as the parameters are; got {value.device}: move it with "
+            f"{name}.to({str(device)!r})"
+        )
+
+
+def readable(x: Tensor) -> bool:
+    """Tell whether the numbers in x can be looked at.
+
+    Not on the meta device, nor under vmap, nor while a graph is traced, exported or captured. A
+    check of values is left out there; one of shapes never is.
+    """
+    if torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter):
+        return False
+    if x.is_meta or transformed(x):
+        return False
+    return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def transformed(*tensors: Tensor) -> bool:
+    """Tell whether a tensor is in the hands of ``torch.func`` (grad, vmap, ...).
+
+    What is written by hand is then left to torch's own operations, which it knows.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors))
 
 
 def complex_modes(**arguments: Tensor) -> None:
     """Ask for complex tensors with an axis for the modes, of one size."""
+    for name, value in arguments.items():
+        tensor(name, value)
     modes = next(iter(arguments.values())).shape[-1:]
     for name, value in arguments.items():
         if not value.is_complex():
@@ -24,7 +72,9 @@ def complex_modes(**arguments: Tensor) -> None:
 
 def per_channel(dt: Tensor, channels: int) -> None:
     """Ask for one positive step size for each channel."""
-    if dt.shape != (channels,) or not dt.is_floating_point() or not bool((dt > 0).all()):
+    tensor("dt", dt)
+    wrong = dt.shape != (channels,) or not dt.is_floating_point()
+    if wrong or (readable(dt) and not bool((dt > 0).all())):
         raise ValueError(
             f"dt must be real and positive, one number for each of the {channels} channels; got "
             f"{dt.dtype} of shape {tuple(dt.shape)}{_smallest(dt)}: pass shape ({channels},)"
@@ -32,4 +82,6 @@ def per_channel(dt: Tensor, channels: int) -> None:
 
 
 def _smallest(dt: Tensor) -> str:
-    return f" with the smallest {dt.min().item():g}" if dt.numel() and not dt.is_complex() else ""
+    if dt.is_complex() or not dt.numel() or not readable(dt):
+        return ""
+    return f" with the smallest {dt.min().item():g}"

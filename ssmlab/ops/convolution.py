@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ssmlab._typing import Float
+from ssmlab.ops._check import tensor, transformed
+from ssmlab.ops._precision import full_precision
 
 
 def fft_convolution(
@@ -31,8 +32,8 @@ def fft_convolution(
     Notes
     -----
     Both are padded with zeros to the fast length at or above length + taps - 1: without them the
-    future would leak into the past. The rounding error is relative to the largest y. It can be
-    differentiated once. Chapter 4.
+    future would leak into the past. The rounding error is relative to the largest y, and a NaN or
+    an infinity in any sample makes all outputs of its channel NaN, the earlier ones too. Chapter 4.
 
     Examples
     --------
@@ -41,6 +42,8 @@ def fft_convolution(
             [1.5000],
             [1.7500]])
     """
+    tensor("x", x)
+    tensor("K_bar", K_bar)
     if x.dtype not in (torch.float32, torch.float64) or K_bar.dtype != x.dtype:
         raise TypeError(
             f"x and K_bar must both be float32 or both float64; got {x.dtype} and {K_bar.dtype}: "
@@ -54,29 +57,49 @@ def fft_convolution(
     length = x.shape[-2]
     if not x.numel():
         raise ValueError(f"x must not be empty; got shape {tuple(x.shape)}: pass a longer signal")
-    return _Convolution.apply(x, K_bar[:length])
+    K_bar = K_bar[:length]
+    padded = fast_length(length + len(K_bar) - 1)
+    with full_precision(x.device):
+        if torch.compiler.is_compiling() or transformed(x, K_bar):
+            return _convolve(_spectrum(x, padded), _spectrum(K_bar, padded), length, padded)
+        return _Convolution.apply(x, K_bar, padded)
+
+
+def fast_length(length: int) -> int:
+    """Return a length at or above this one whose transform is fast; torch's compiler knows one."""
+    if torch.compiler.is_compiling():
+        return 1 << (length - 1).bit_length()
+    return next_fast_len(length, real=True)
 
 
 class _Convolution(torch.autograd.Function):
-    """The gradient is a convolution too, backwards in time: real transforms are enough for it."""
+    """The gradient is a convolution too, backwards in time: real transforms are enough for it.
+
+    The spectra are kept for it. Where it is to be differentiated in its turn they are found anew,
+    as part of the graph.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, K_bar: Tensor) -> Tensor:
-        length, taps = x.shape[-2], len(K_bar)
-        padded = next_fast_len(length + taps - 1, real=True)
-        X, K = (torch.fft.rfft(signal.mT, padded) for signal in (x, K_bar))
-        ctx.save_for_backward(X, K)
-        ctx.sizes = length, taps, padded
-        return torch.fft.irfft(X * K, padded)[..., :length].mT
+    def forward(ctx: Any, x: Tensor, K_bar: Tensor, padded: int) -> Tensor:
+        X, K = _spectrum(x, padded), _spectrum(K_bar, padded)
+        ctx.save_for_backward(x, K_bar, X, K)
+        ctx.padded = padded
+        return _convolve(X, K, x.shape[-2], padded)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        X, K = ctx.saved_tensors
-        length, taps, padded = ctx.sizes
-        Y = torch.fft.rfft(grad.mT, padded)
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:
+        (x, K_bar, X, K), padded = ctx.saved_tensors, ctx.padded
+        if torch.is_grad_enabled():
+            X, K = _spectrum(x, padded), _spectrum(K_bar, padded)
+        Y = _spectrum(dy, padded)
         of_kernel = (Y * X.conj()).reshape(-1, *Y.shape[-2:]).sum(0)
-        return (
-            torch.fft.irfft(Y * K.conj(), padded)[..., :length].mT,
-            torch.fft.irfft(of_kernel, padded)[..., :taps].mT,
-        )
+        dx = _convolve(Y, K.conj(), x.shape[-2], padded)
+        return dx, torch.fft.irfft(of_kernel, padded)[..., : len(K_bar)].mT, None
+
+
+def _spectrum(signal: Tensor, padded: int) -> Tensor:
+    return torch.fft.rfft(signal.mT, padded)
+
+
+def _convolve(X: Tensor, K: Tensor, length: int, padded: int) -> Tensor:
+    return torch.fft.irfft(X * K, padded)[..., :length].mT

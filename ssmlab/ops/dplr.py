@@ -20,6 +20,7 @@ from torch import Tensor
 from ssmlab import _check
 from ssmlab._typing import Complex, Float
 from ssmlab.ops._check import complex_modes, per_channel
+from ssmlab.ops._precision import full_precision
 
 Modes = Complex[Tensor, "channels modes"]
 States = Complex[Tensor, "... channels modes"]
@@ -121,10 +122,11 @@ def dplr_kernel(
     block = 2 ** math.ceil(math.log2(length) / 2)
     dtype = C.real.dtype
     Lambda, P, B_bar, C = (M.to(torch.complex128) for M in (Lambda, P, B_bar, C))
-    A_bar = _bilinear(Lambda, P, dt.double()[:, None])
-    right, A_block = _powers(A_bar, _real(B_bar), block)
-    left, _ = _powers(A_block.mT, 2 * _real(C.conj()), -(-length // block))
-    K_bar = left.to(dtype).mT @ right.to(dtype)
+    with full_precision(Lambda.device):
+        A_bar = _bilinear(Lambda, P, dt.double()[:, None])
+        right, A_block = _powers(A_bar, _real(B_bar), block)
+        left, _ = _powers(A_block.mT, 2 * _real(C.conj()), -(-length // block))
+        K_bar = left.to(dtype).mT @ right.to(dtype)
     return K_bar.flatten(-2)[..., :length].mT
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from ssmlab import _check
 from ssmlab._typing import Complex, Float
 from ssmlab.ops._check import complex_modes
+from ssmlab.ops._precision import full_precision
 
 Modes = Complex[Tensor, "... channels modes"]
 
@@ -56,7 +57,9 @@ def vandermonde(weights: Modes, A_bar: Modes, length: int) -> Float[Tensor, "...
     A_bar = A_bar.to(torch.complex128)
     right, A_block = _powers(A_bar, torch.ones_like(A_bar), block, weights.dtype)
     left, _ = _powers(A_block.conj(), weights.conj(), -(-length // block), weights.dtype)
-    return (left.mT @ right).flatten(-2)[..., :length].mT
+    with full_precision(A_bar.device):
+        K_bar = left.mT @ right
+    return K_bar.flatten(-2)[..., :length].mT
 
 
 def _powers(

@@ -61,10 +61,10 @@ def refuse_second_derivative(backend: str) -> None:
     Traceback (most recent call last):
         ...
     RuntimeError: backend 'cpu' has no second derivative; create_graph=True asks for it: use
-    backend='torch'
+    backend='torch', which nn.Mamba and nn.S6 have as an attribute
     """
     if torch.is_grad_enabled():
         raise RuntimeError(
             f"backend {backend!r} has no second derivative; create_graph=True asks for it: use "
-            "backend='torch'"
+            "backend='torch', which nn.Mamba and nn.S6 have as an attribute"
         )

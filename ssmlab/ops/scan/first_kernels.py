@@ -1,8 +1,9 @@
 r"""The first Triton kernels of chapter 13, from a cumulative sum to a scan with its gradient.
 
-Each leaves out all that its section does not need: one sequence, float32, no options. What they
-add up to, with every option, is ``triton_kernels``. A kernel must live in a file: Triton reads its
-source. With ``TRITON_INTERPRET=1`` in the environment before triton is imported they run on a CPU.
+Each leaves out all that its section does not need: one sequence, float32, no options, offsets of 32
+bits. What they add up to, with every option, is ``triton_kernels``. A kernel must live in a file:
+Triton reads its source. With ``TRITON_INTERPRET=1`` in the environment before triton is imported
+they run on a CPU.
 
 >>> cumulative_sum(torch.ones(4, 1)).flatten()
 tensor([1., 2., 3., 4.])
@@ -34,10 +35,12 @@ def cumulative_sum(
     tensor([[ 1., 10.],
             [ 3., 30.]])
     """
-    x = x.contiguous()
+    _check_size(x.numel())
+    x = x.resolve_neg().contiguous()
     length, channels = x.shape
     y = torch.empty_like(x)
-    sum_kernel[(triton.cdiv(channels, TILE),)](x, y, length, channels, TILE)
+    with torch.cuda.device(x.get_device()):
+        sum_kernel[(triton.cdiv(channels, TILE),)](x, y, length, channels, TILE)
     return y
 
 
@@ -61,12 +64,14 @@ def scan(
     >>> scan(one, one, torch.zeros(1, 1), one, one)[0].flatten()
     tensor([1., 2., 3.])
     """
-    x, dt, A, B, C = (v.contiguous() for v in (x, dt, A, B, C))
+    _check_size(x.numel() * A.shape[1])
+    x, dt, A, B, C = (v.resolve_neg().contiguous() for v in (x, dt, A, B, C))
     (length, channels), state = x.shape, A.shape[1]
     y, saved = torch.empty_like(x), x.new_empty(triton.cdiv(length, CHUNK), channels, state)
-    scan_kernel[(triton.cdiv(channels, TILE),)](
-        x, dt, A, B, C, y, saved, length, channels, TILE, state, CHUNK
-    )
+    with torch.cuda.device(x.get_device()):
+        scan_kernel[(triton.cdiv(channels, TILE),)](
+            x, dt, A, B, C, y, saved, length, channels, TILE, state, CHUNK
+        )
     return y, saved
 
 
@@ -88,14 +93,16 @@ def scan_gradients(
     >>> scan_gradients(one, one, A, one, one, saved, one)[0].flatten()
     tensor([3., 2., 1.])
     """
-    x, dt, A, B, C, dy = (v.contiguous() for v in (x, dt, A, B, C, dy))
+    _check_size(x.numel() * A.shape[1])
+    x, dt, A, B, C, dy = (v.resolve_neg().contiguous() for v in (x, dt, A, B, C, dy))
     (length, channels), state = x.shape, A.shape[1]
     tiles = triton.cdiv(channels, TILE)
     dx, ddt, dA = torch.empty_like(x), torch.empty_like(dt), torch.empty_like(A)
     dB, dC = x.new_empty(2, tiles, length, state)  # a part for each program
-    gradient_kernel[(tiles,)](
-        x, dt, A, B, C, saved, dy, dx, ddt, dA, dB, dC, length, channels, TILE, state, CHUNK
-    )  # fmt: skip
+    with torch.cuda.device(x.get_device()):
+        gradient_kernel[(tiles,)](
+            x, dt, A, B, C, saved, dy, dx, ddt, dA, dB, dC, length, channels, TILE, state, CHUNK
+        )  # fmt: skip
     return dx, ddt, dA, dB.sum(0), dC.sum(0)
 
 
@@ -109,7 +116,17 @@ def exponentials(out: Float[Tensor, "elements"], rounds: int) -> None:
     >>> bool((out - 1).abs().max() < 1e-5)
     True
     """
-    exponential_kernel[(triton.cdiv(len(out), 1024),)](out, len(out), rounds, 1024)
+    with torch.cuda.device(out.get_device()):
+        exponential_kernel[(triton.cdiv(len(out), 1024),)](out, len(out), rounds, 1024)
+
+
+def _check_size(numbers: int) -> None:
+    """Ask for fewer numbers than an offset of 32 bits can count."""
+    if numbers >= 2**31:
+        raise ValueError(
+            f"x must have fewer than 2^31 numbers, or states if it has some; got {numbers}: use "
+            "ssmlab.ops.selective_scan, or a part of x"
+        )
 
 
 # --- the kernels ---------------------------------------------------------------------------------

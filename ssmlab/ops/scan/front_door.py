@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ssmlab import _check
 from ssmlab._typing import Float, Inexact
+from ssmlab.ops._check import transformed
 from ssmlab.ops.scan.backend import Problem, Whole, surround
 from ssmlab.selective import check_kinds, check_shapes
 
@@ -63,7 +64,8 @@ def selective_scan(
         Whether to return the state after the last step too.
     backend : {"auto", "torch", "cpu", "triton"}
         "triton" is a GPU kernel, "cpu" a compiled one, "torch" a plain loop for any device. "auto"
-        takes the fastest that is installed and takes these tensors.
+        takes the fastest that is installed and takes these tensors: inside ``torch.func`` and
+        ``torch.export``, the loop.
 
     Returns
     -------
@@ -99,6 +101,8 @@ def selective_scan(
     tensors |= {name: value for name, value in optional.items() if value is not None}
     dtype = _check_tensors(tensors)
     h0 = A.new_zeros(len(x), *A.shape, dtype=dtype) if h0 is None else h0.to(dtype)
+    if transformed(*tensors.values()) or torch.compiler.is_exporting():
+        backend = _for_functions(backend)
     scan = _backend(backend, x.device, A.is_complex())
     y, h = scan(Problem(x, dt, A, B, C, h0, D, z, dt_bias, softplus))
     return (y, h) if return_last_state else y
@@ -184,6 +188,16 @@ def _check_tensors(tensors: dict[str, Tensor]) -> torch.dtype:
     double = any(v.dtype in (torch.float64, torch.complex128) for v in tensors.values())
     dtype = torch.float64 if double else torch.float32
     return dtype.to_complex() if tensors["A"].is_complex() else dtype
+
+
+def _for_functions(name: str) -> str:
+    """Choose for tensors that are in the hands of ``torch.func`` or ``torch.export``."""
+    if name not in ("auto", "torch"):
+        raise ValueError(
+            "backend must be 'auto' or 'torch' inside torch.func and torch.export, which know "
+            f"torch's own operations only; got {name!r}: leave it out"
+        )
+    return "torch"
 
 
 def _backend(name: str, device: torch.device, is_complex: bool) -> Whole:

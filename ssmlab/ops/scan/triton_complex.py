@@ -35,7 +35,7 @@ def scan(
 
     Any strides; a second derivative is refused.
     """
-    return _Scan.apply(x, dt, *(v.resolve_conj() for v in (A, B, C, h0)))
+    return _Scan.apply(*(v.resolve_conj().resolve_neg() for v in (x, dt, A, B, C, h0)))
 
 
 class _Scan(torch.autograd.Function):
@@ -61,11 +61,11 @@ class _Scan(torch.autograd.Function):
         x, dt, A, B, C, saved = ctx.saved_tensors
         call = ctx.call
         dx, ddt, dB, dC = torch.empty_like(x), torch.empty_like(x), call.parts(B), call.parts(C)
-        g = dh.resolve_conj().clone(memory_format=torch.contiguous_format)
+        g = dh.resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
         dA = torch.empty_like(g)
         chunk = (call.options[k] for k in ("STEPS", "TILE", "LANES"))
-        states = A.new_empty(len(x), call.groups * call.tiles, *chunk)
-        signals = [x, dt, dy.contiguous(), dx, ddt]
+        states = A.new_empty(len(x), call.programs, *chunk)
+        signals = [x, dt, dy.resolve_neg().contiguous(), dx, ddt]
         _run(call, backward_kernel, signals, [A, B, C, saved, states, g, dA, dB, dC])
         return dx, ddt, dA.sum(0), call.total(dB, B), call.total(dC, C), g
 
@@ -119,15 +119,16 @@ def exp(z_r, z_i):
 @triton.jit
 def forward_kernel(
     x, dt, y, A, B, C, h, saved,
-    length, channels, width, tiles,
+    length, channels, width, tiles, programs,
     Bb, Bt, Bg, Bn, Cb, Ct, Cg, Cn,
     STATE: tl.constexpr, LANES: tl.constexpr, TILE: tl.constexpr, STEPS: tl.constexpr,
     STEP_B: tl.constexpr, STEP_C: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
     """Run one tile of channels through all of time; h goes from the first state to the last."""
-    b = tl.program_id(1).to(tl.int64)
-    group, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
-    j, n = tile * TILE + tl.arange(0, TILE), tl.arange(0, LANES)
+    b, program = (tl.program_id(0) // programs).to(tl.int64), tl.program_id(0) % programs
+    group, tile = (program // tiles).to(tl.int64), program % tiles
+    j, n = tile * TILE + tl.arange(0, TILE), tl.arange(0, LANES).to(tl.int64)
+    length = tl.cast(length, tl.int64)
     d, ok_d = group * width + j, j < width
     ok = ok_d[:, None] & (n < STATE)[None, :]
     dn = 2 * (d[:, None] * STATE + n[None, :])
@@ -135,7 +136,7 @@ def forward_kernel(
     at_B = b * Bb + rows[:, None] * Bg + n[None, :] * Bn
     rows = group + 0 * d if STEP_C else d
     at_C = b * Cb + rows[:, None] * Cg + n[None, :] * Cn
-    at_h = 2 * b * channels * STATE + dn
+    at_h, now = 2 * b * channels * STATE + dn, b * length * channels + d
     A_r, A_i = load(A, dn, ok)
     h_r, h_i = load(h, at_h, ok)
     chunks = tl.cdiv(length, STEPS)
@@ -143,16 +144,16 @@ def forward_kernel(
         if KEEP and t % STEPS == 0:
             here = 2 * (b * chunks + t // STEPS) * channels * STATE
             store(saved, here + dn, h_r, h_i, ok)
-        now = (b * length + t) * channels + d
         x_t = tl.load(x + now, mask=ok_d, other=0.0)[:, None]
         dt_t = tl.load(dt + now, mask=ok_d, other=0.0)[:, None]
-        B_r, B_i = load(B, at_B + t * Bt, ok)
-        C_r, C_i = load(C, at_C + t * Ct, ok)
+        B_r, B_i = load(B, at_B, ok)
+        C_r, C_i = load(C, at_C, ok)
         a_r, a_i = exp(dt_t * A_r, dt_t * A_i)
         h_r, h_i = times(a_r, a_i, h_r, h_i)
         h_r += dt_t * x_t * B_r
         h_i += dt_t * x_t * B_i
         tl.store(y + now, 2.0 * tl.sum(C_r * h_r - C_i * h_i, 1), mask=ok_d)
+        now, at_B, at_C = now + channels, at_B + Bt, at_C + Ct
     store(h, at_h, h_r, h_i, ok)
 
 
@@ -160,16 +161,16 @@ def forward_kernel(
 @triton.jit
 def backward_kernel(
     x, dt, dy, dx, ddt, A, B, C, saved, states, g, dA, dB, dC,
-    length, channels, width, tiles,
+    length, channels, width, tiles, programs,
     Bb, Bt, Bg, Bn, Cb, Ct, Cg, Cn,
     STATE: tl.constexpr, LANES: tl.constexpr, TILE: tl.constexpr, STEPS: tl.constexpr,
     STEP_B: tl.constexpr, STEP_C: tl.constexpr,
 ):  # fmt: skip
     """Run one tile of channels back; g goes from the gradient of the last state to the first's."""
-    b = tl.program_id(1).to(tl.int64)
-    program = b * tl.num_programs(0) + tl.program_id(0)
-    group, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
-    j, n = tile * TILE + tl.arange(0, TILE), tl.arange(0, LANES)
+    b, program = (tl.program_id(0) // programs).to(tl.int64), tl.program_id(0) % programs
+    group, tile = (program // tiles).to(tl.int64), program % tiles
+    j, n = tile * TILE + tl.arange(0, TILE), tl.arange(0, LANES).to(tl.int64)
+    program, length = tl.program_id(0).to(tl.int64), tl.cast(length, tl.int64)
     d, ok_d, ok_n = group * width + j, j < width, n < STATE
     ok = ok_d[:, None] & ok_n[None, :]
     dn = 2 * (d[:, None] * STATE + n[None, :])

@@ -38,7 +38,8 @@ def scan(problem: Problem) -> tuple[Tensor, Tensor]:
     keep = torch.is_grad_enabled() and any(
         isinstance(v, Tensor) and v.requires_grad for v in problem
     )
-    return _Scan.apply(*problem, keep)
+    resolved = [v.resolve_neg() if isinstance(v, Tensor) else v for v in problem]
+    return _Scan.apply(*resolved, keep)
 
 
 class _Scan(torch.autograd.Function):
@@ -49,8 +50,8 @@ class _Scan(torch.autograd.Function):
         *fields, keep = arguments
         problem = Problem(*fields)
         x, dt, A, B, C, h0, D, z, bias, _ = problem
-        call = Call(problem)
         y, h = torch.empty_like(x), torch.empty_like(h0, memory_format=torch.contiguous_format)
+        call = Call(problem._replace(x=y))
         x, dt, z = (_laid_out_as(y, v) for v in (x, dt, z))
         saved = h.new_empty(len(x), call.chunks if keep else 0, *A.shape)
         _run(call, "forward", [x, dt, z, y], [B, C], [A, D, bias, h0, h, saved], KEEP=keep)
@@ -63,7 +64,8 @@ class _Scan(torch.autograd.Function):
         refuse_second_derivative("triton")
         x, dt, A, B, C, D, z, bias, saved = ctx.saved_tensors
         call = ctx.call
-        dx, ddt, dy = torch.empty_like(x), torch.empty_like(dt), _laid_out_as(x, dy)
+        dy, dh = _laid_out_as(x, dy.resolve_neg()), dh.resolve_neg()
+        dx, ddt = torch.empty_like(x), torch.empty_like(dt)
         dz = None if z is None else torch.empty_like(z)
         dB, dC = call.parts(B), call.parts(C)
         dA, dh0 = saved.new_empty(len(x), *A.shape), saved.new_empty(len(x), *A.shape)
@@ -197,15 +199,24 @@ def sigmoid_of(v):
 
 @no_type_check
 @triton.jit
+def as_index(length, channels, xt, Bt, Ct, INDEX: tl.constexpr):
+    """The sizes and strides that are multiplied by numbers of 32 bits, in the type of offsets."""
+    length, channels = tl.cast(length, INDEX), tl.cast(channels, INDEX)
+    return length, channels, tl.cast(xt, INDEX), tl.cast(Bt, INDEX), tl.cast(Ct, INDEX)
+
+
+@no_type_check
+@triton.jit
 def places(
-    channels, width, tiles,
+    program, width, tiles,
     STATE: tl.constexpr, LANES: tl.constexpr, TILE: tl.constexpr, STEPS: tl.constexpr,
-    SHARE: tl.constexpr,
+    SHARE: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """Where this program works: group, channels, states and steps, masks, and places in A."""
-    group, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
+    group, tile = (program // tiles).to(INDEX), (program % tiles).to(INDEX)
     j, t = tile * TILE + tl.arange(0, TILE), tl.arange(0, STEPS)
     n = tl.arange(0, LANES // SHARE)[:, None] * SHARE + tl.arange(0, SHARE)[None, :]
+    n = n.to(INDEX)
     d, step = group * width + j, t[:, None, None, None]
     ok_d, ok_n = (j < width)[None, :], (n < STATE)[None]
     ok_dn = (j < width)[None, :, None] & (n < STATE)[:, None, :]
@@ -246,17 +257,18 @@ def gradients_of_chunk(gs, ws, a, step, STEPS: tl.constexpr):
 @triton.jit
 def forward_kernel(
     x, dt, z, y, B, C, A, D, bias, h0, last, saved,
-    length, channels, width, tiles,
+    length, channels, width, tiles, programs,
     xb, xt, xd, Bb, Bt, Bg, Bn, Cb, Ct, Cg, Cn,
     STATE: tl.constexpr, LANES: tl.constexpr, TILE: tl.constexpr, STEPS: tl.constexpr,
     SHARE: tl.constexpr, STEP_B: tl.constexpr, STEP_C: tl.constexpr, HAS_D: tl.constexpr,
     HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr, TYPE: tl.constexpr,
-    KEEP: tl.constexpr,
+    INDEX: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
     """Run one tile of channels through all of time."""
-    b = tl.program_id(1).to(tl.int64)
+    b, program = (tl.program_id(0) // programs).to(tl.int64), tl.program_id(0) % programs
+    length, channels, xt, Bt, Ct = as_index(length, channels, xt, Bt, Ct, INDEX)
     group, d, n, t, step, ok_d, ok_n, ok_dn, dn = places(
-        channels, width, tiles, STATE, LANES, TILE, STEPS, SHARE
+        program, width, tiles, STATE, LANES, TILE, STEPS, SHARE, INDEX
     )
     bdn = b * channels * STATE + dn
     # What stays the same in every step.
@@ -335,19 +347,21 @@ def forward_kernel(
 @triton.jit
 def channels_kernel(
     x, dt, z, dy, dx, ddt, dz, B, C, A, D, bias, saved, dlast, dA, dB, dC, dD, dbias, dh0,
-    length, channels, width, tiles,
+    length, channels, width, tiles, programs,
     xb, xt, xd, Bb, Bt, Bg, Bn, Cb, Ct, Cg, Cn,
     STATE: tl.constexpr, LANES: tl.constexpr, TILE: tl.constexpr, STEPS: tl.constexpr,
     SHARE: tl.constexpr, STEP_B: tl.constexpr, STEP_C: tl.constexpr, HAS_D: tl.constexpr,
     HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr, TYPE: tl.constexpr,
+    INDEX: tl.constexpr,
 ):  # fmt: skip
     """Run one tile of channels back through time: the gradients that belong to a channel.
 
     g is the gradient of the state h_t, and w = a_t g that of h_{t-1}.
     """
-    b = tl.program_id(1).to(tl.int64)
+    b, program = (tl.program_id(0) // programs).to(tl.int64), tl.program_id(0) % programs
+    length, channels, xt, Bt, Ct = as_index(length, channels, xt, Bt, Ct, INDEX)
     group, d, n, t, step, ok_d, ok_n, ok_dn, dn = places(
-        channels, width, tiles, STATE, LANES, TILE, STEPS, SHARE
+        program, width, tiles, STATE, LANES, TILE, STEPS, SHARE, INDEX
     )
     bdn = b * channels * STATE + dn
     # What stays the same in every step, and the sums over time.
@@ -472,17 +486,18 @@ def channels_kernel(
 @triton.jit
 def states_kernel(
     x, dt, z, dy, B, C, A, bias, saved, dlast, dB, dC,
-    length, channels, width, tiles,
+    length, channels, width, tiles, programs,
     xb, xt, xd, Bb, Bt, Bg, Bn, Cb, Ct, Cg, Cn,
     STATE: tl.constexpr, LANES: tl.constexpr, TILE: tl.constexpr, STEPS: tl.constexpr,
     SHARE: tl.constexpr, STEP_B: tl.constexpr, STEP_C: tl.constexpr,
     HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr, TYPE: tl.constexpr,
+    INDEX: tl.constexpr,
 ):  # fmt: skip
     """Run one tile of channels back through time: its part of the gradients of B_t and C_t."""
-    b = tl.program_id(1).to(tl.int64)
-    program, programs = tl.program_id(0), tl.num_programs(0)
+    b, program = (tl.program_id(0) // programs).to(tl.int64), tl.program_id(0) % programs
+    length, channels, xt, Bt, Ct = as_index(length, channels, xt, Bt, Ct, INDEX)
     group, d, n, t, step, ok_d, ok_n, ok_dn, dn = places(
-        channels, width, tiles, STATE, LANES, TILE, STEPS, SHARE
+        program, width, tiles, STATE, LANES, TILE, STEPS, SHARE, INDEX
     )
     rates = at(spread(load(A, dn, ok_dn, TYPE), STEPS), step, 0) * LOG2E
     if HAS_BIAS:
