@@ -50,7 +50,7 @@ from works_with import (
 
 GPU = "cuda:0"
 PATIENCE = 75  # seconds for one check
-BUDGET = 400  # seconds for all of them
+BUDGET = 480  # seconds for all of them
 BROKEN = 3  # how a process ends whose GPU fails
 GRAPH = "graph of step"  # one that fails leaves the process in a capture
 Row = dict[str, Any]

@@ -71,7 +71,8 @@ class Attention(Layer[Cache]):
         q, k, v = (split_heads(part, self.heads) for part in self.in_proj(x).chunk(3, -1))
         length, past = x.shape[1], state.k.shape[2]
         t = torch.arange(past, past + length, dtype=torch.float64, device=x.device)
-        theta = 10000.0 ** -(torch.arange(0, self.size, 2).to(t) / self.size)
+        even = torch.arange(0, self.size, 2, dtype=torch.float64, device=x.device)
+        theta = 10000.0 ** -(even / self.size)
         q, k = rotate(q, theta, t), rotate(k, theta, t)
         cache = Cache(torch.cat([state.k, k], 2), torch.cat([state.v, v], 2))
         mask = None

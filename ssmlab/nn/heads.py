@@ -34,6 +34,15 @@ def split_heads(x: Signal, heads: int) -> Tokens:
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
+def retention_decays(heads: int, device: torch.device) -> Float[Tensor, "heads"]:
+    """Compute 1 - 2^(-5 - h) in float64; there, since no CUDA graph may hold a copy from the CPU.
+
+    >>> retention_decays(2, torch.device("cpu"))
+    tensor([0.9688, 0.9844], dtype=torch.float64)
+    """
+    return 1 - torch.exp2(-5 - torch.arange(heads, dtype=torch.float64, device=device))
+
+
 def rotate(
     x: Float[Tensor, "*lead length size"],
     theta: Float[Tensor, "pairs"],

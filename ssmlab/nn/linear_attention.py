@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssmlab import _check, family
+from ssmlab import _check
 from ssmlab._typing import Float
-from ssmlab.nn.heads import Matrices, Tokens, heads_of, in_chunks, split_heads
+from ssmlab.nn.heads import Matrices, Tokens, heads_of, in_chunks, retention_decays, split_heads
 from ssmlab.nn.layer import Layer, Signal
 
 Gates = Float[Tensor, "batch heads length"]
@@ -115,7 +115,7 @@ class LinearAttention(Layer[Matrices]):
             return F.logsigmoid(self.gate(x)).mT
         a = torch.ones(self.heads, dtype=torch.float64, device=x.device)
         if self.decay == "fixed":
-            a = torch.tensor(family.retention_decays(self.heads), device=x.device)
+            a = retention_decays(self.heads, x.device)
         return a.log().to(x.dtype)[:, None].expand(len(x), -1, x.shape[1])
 
     def _read_and_write(

@@ -6,9 +6,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssmlab import _check, family
+from ssmlab import _check
 from ssmlab._typing import Float
-from ssmlab.nn.heads import Matrices, Tokens, heads_of, in_chunks, rotate, split_heads
+from ssmlab.nn.heads import (
+    Matrices,
+    Tokens,
+    heads_of,
+    in_chunks,
+    retention_decays,
+    rotate,
+    split_heads,
+)
 from ssmlab.nn.layer import Layer, Sample, Signal
 
 
@@ -113,7 +121,7 @@ class RetNet(Layer[Matrices]):
     def _constants(self) -> tuple[Float[Tensor, "heads 1 1"], Float[Tensor, "pairs"]]:
         """Return gamma and the angles, in float64 whatever the parameters are."""
         device = self.out_proj.weight.device
-        gamma = torch.tensor(family.retention_decays(self.heads), device=device)
+        gamma = retention_decays(self.heads, device)
         exponents = torch.linspace(0, 1, self.size // 2, dtype=torch.float64, device=device)
         return gamma[:, None, None], 10000.0**-exponents
 
