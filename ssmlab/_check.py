@@ -70,8 +70,8 @@ def step_size(dt: object) -> float:
     return positive("dt", dt, "pass the time between two samples, such as 0.1")
 
 
-def count(name: str, value: int, *, least: int = 1) -> int:
-    """Return a whole number of at least ``least``."""
+def count(name: str, value: int, *, least: int = 1, most: int | None = MOST) -> int:
+    """Return a whole number from ``least`` to ``most``; a larger size would overflow."""
     try:
         if isinstance(value, (bool, np.bool)):
             raise TypeError
@@ -82,8 +82,8 @@ def count(name: str, value: int, *, least: int = 1) -> int:
         ) from None
     if result < least:
         raise ValueError(f"{name} must be at least {least}; got {result}: pass a larger int")
-    if result > MOST:
-        raise ValueError(f"{name} must be at most {MOST}; got {result}: pass a smaller int")
+    if most is not None and result > most:
+        raise ValueError(f"{name} must be at most {most}; got {result}: pass a smaller int")
     return result
 
 
@@ -91,7 +91,7 @@ def generator(seed: int | np.random.Generator) -> np.random.Generator:
     """Return the generator of a seed, or the one that was given."""
     if isinstance(seed, np.random.Generator):
         return seed
-    return np.random.default_rng(count("seed", seed, least=0))
+    return np.random.default_rng(count("seed", seed, least=0, most=None))
 
 
 def choice(name: str, value: str, options: Iterable[str]) -> str:

@@ -51,7 +51,7 @@ def step_sizes(dt_min: float, dt_max: float) -> tuple[float, float]:
 
 def seed(value: int) -> int:
     """Return a seed that torch's generators take."""
-    value = _check.count("seed", value, least=0)
+    value = _check.count("seed", value, least=0, most=None)
     if value >= 2**64:
         raise ValueError(f"seed must be below 2**64; got {value}: pass a smaller int")
     return value
