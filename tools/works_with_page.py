@@ -136,12 +136,12 @@ def written(cells: Cells, where: str) -> str:
 
     parts = [START.format(where=where)]
     for title, (text, columns) in TABLES.items():
-        lines = [["", *columns], ["---"] * (len(columns) + 1)]
+        lines = [["what", *columns], ["---"] * (len(columns) + 1)]
         lines += [[row, *(word(row, column) for column in columns)] for row in ROWS]
         parts += [f"## {title}\n\n{text}\n", table(lines)]
     scans = [row for row, column in cells if column == "scan" + ON_GPUS]
     if scans:
-        lines = [["", "scan" + ON_GPUS], ["---"] * 2]
+        lines = [["what", "scan" + ON_GPUS], ["---"] * 2]
         lines += [[row, word(row, "scan" + ON_GPUS)] for row in scans]
         text = "Sequences and numbers that 16 and 32 bits do not count; forward and, where\n"
         text += "memory allows, backward.\n"
