@@ -6,29 +6,24 @@ import difflib
 import math
 import numbers
 import operator
+import os
 from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
-from ssmlab._typing import ArrayLike, Float, Inexact, ndarray
+from ssmlab._typing import ArrayLike, Float, Inexact, Integer, ndarray
 
+T = TypeVar("T")
 MOST = 2**48  # of anything that is counted: no memory holds as much, and no size overflows
+WIDEST = 2**20  # of a state whose A is dense: no memory holds its square
 _DTYPES = tuple(map(np.dtype, ("float32", "float64", "complex64", "complex128")))
 
 
 def array(name: str, value: ArrayLike) -> Inexact[ndarray, "..."]:
     """Return ``value`` as an array of finite numbers; integers become float64."""
-    if np.ma.is_masked(value):
-        raise TypeError(
-            f"{name} must have no masked values; got {np.ma.count_masked(value)} of them: fill "
-            f"them with {name}.filled(...), or leave them out"
-        )
-    try:
-        result = np.asarray(value)
-    except ValueError:
-        raise ValueError(
-            f"{name} must be a rectangular array; got rows of different lengths: pad or cut them"
-        ) from None
+    result = _array(name, value)
     if result.dtype.kind in "iu":
         result = result.astype(np.float64)
     if result.dtype not in _DTYPES:
@@ -41,6 +36,25 @@ def array(name: str, value: ArrayLike) -> Inexact[ndarray, "..."]:
         raise ValueError(
             f"{name} must be finite; got {result[index]} at index {index}: "
             "remove or replace it before the call"
+        )
+    return result
+
+
+def real(name: str, value: ArrayLike) -> Float[ndarray, "..."]:
+    """Return finite real numbers as float64."""
+    result = array(name, value)
+    if np.iscomplexobj(result):
+        raise TypeError(f"{name} must be real; got complex numbers: pass {name}.real")
+    return result.astype(np.float64)
+
+
+def whole(name: str, value: ArrayLike, *axes: str) -> Integer[ndarray, "..."]:
+    """Return whole numbers with these axes, at least one."""
+    result = _array(name, value)
+    if result.ndim != len(axes) or result.dtype.kind not in "iu" or not result.size:
+        raise TypeError(
+            f"{name} must be whole numbers of shape ({', '.join(axes)}), at least one; got "
+            f"{result.dtype} of shape {result.shape}: pass an array of ints"
         )
     return result
 
@@ -85,6 +99,34 @@ def count(name: str, value: int, *, least: int = 1, most: int | None = MOST) -> 
     if most is not None and result > most:
         raise ValueError(f"{name} must be at most {most}; got {result}: pass a smaller int")
     return result
+
+
+def width(name: str, value: int) -> int:
+    """Return the size of a state whose A is dense."""
+    return count(name, value, most=WIDEST)
+
+
+def function(name: str, value: object, advice: str) -> None:
+    """Ask for something that can be called."""
+    if not callable(value):
+        raise TypeError(f"{name} must be a function; got {_describe(value)}: {advice}")
+
+
+def path(name: str, value: object) -> Path:
+    """Return the path of a file or a folder."""
+    if not isinstance(value, (str, os.PathLike)) or "\0" in os.fspath(value):
+        raise TypeError(f"{name} must be a path; got {_describe(value)}: pass a str or a Path")
+    return Path(value)
+
+
+def entries(name: str, value: Iterable[T]) -> list[T]:
+    """Return what an iterable holds."""
+    try:
+        return list(value)
+    except TypeError:
+        raise TypeError(
+            f"{name} must be a list; got {_describe(value)}: put it in brackets"
+        ) from None
 
 
 def generator(seed: int | np.random.Generator) -> np.random.Generator:
@@ -198,6 +240,17 @@ def state_vector(name: str, value: ArrayLike, state: int) -> Inexact[ndarray, ".
     return h
 
 
+def parts(state: object, kind: type) -> list[Float[ndarray, "..."]]:
+    """Return the arrays of a state that is a named tuple of them."""
+    fields: tuple[str, ...] = kind._fields  # type: ignore[attr-defined]
+    if not isinstance(state, tuple) or len(state) != len(fields):
+        raise TypeError(
+            f"state must be a {kind.__name__} of {', '.join(fields)}; got {_describe(state)}: pass "
+            "what an earlier part returned, or initial_state"
+        )
+    return [real(f"state.{name}", part) for name, part in zip(fields, state, strict=True)]
+
+
 def times(value: ArrayLike) -> Float[ndarray, "times"]:
     """Return a list of times, real and not negative."""
     t = array("t", value)
@@ -214,14 +267,45 @@ def scipy_system(system: object, kind: str) -> None:
     import scipy.signal
 
     if not isinstance(system, getattr(scipy.signal, kind)):
+        library = type(system).__module__.partition(".")[0]  # others have a StateSpace too
         raise TypeError(
-            f"system must be a scipy.signal.{kind}; got {type(system).__name__}: "
+            f"system must be a scipy.signal.{kind}; got {type(system).__name__} of {library}: "
             "StateSpace takes continuous systems, DiscreteStateSpace discrete ones"
         )
 
 
+def _array(name: str, value: ArrayLike) -> ndarray:
+    """Return what NumPy makes of a value that hides nothing."""
+    if masked := _masked(value):
+        raise TypeError(
+            f"{name} must have no masked values; got {masked} of them: fill them with "
+            f"{name}.filled(...), or leave them out"
+        )
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise ValueError(
+            f"{name} must be a rectangular array; got rows of different lengths: pad or cut them"
+        ) from None
+    except (TypeError, RuntimeError) as error:  # a tensor on another device, or with a gradient
+        raise TypeError(
+            f"{name} must be an array; got a {type(value).__name__}, of which NumPy makes none "
+            f"({error}): convert it"
+        ) from None
+
+
+def _masked(value: object) -> int:
+    """Count the masked values, those in lists too: NumPy would take what is behind the mask."""
+    if isinstance(value, (list, tuple)):
+        inside = (list, tuple, np.ma.MaskedArray)
+        return sum(_masked(entry) for entry in value if isinstance(entry, inside))
+    return int(np.ma.count_masked(value)) if isinstance(value, np.ma.MaskedArray) else 0
+
+
 def _describe(value: object) -> str:
     """Say what came, in few words."""
-    if isinstance(value, np.ndarray):
-        return f"an array of shape {value.shape}"
-    return f"{value!r} of type {type(value).__name__}"
+    if hasattr(value, "shape") and value.shape:
+        return f"an array of shape {tuple(value.shape)}"
+    text = repr(value)
+    text = text if len(text) <= 60 else f"{text[:57]}..."
+    return f"{text} of type {type(value).__name__}"

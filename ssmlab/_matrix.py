@@ -93,7 +93,7 @@ def transfer(
 
 def _resolvent(s: ndarray, A: StateMatrix, B: ndarray) -> ndarray:
     if A.ndim == 2:
-        columns = B.reshape(*s.shape, len(A), -1)
+        columns = B if B.ndim == s.ndim + 2 else B[..., None]
         return np.linalg.solve(s[..., None, None] * identity(A) - A, columns).reshape(B.shape)
     gap = s[..., None] - A
     if (gap == 0).any():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ssmlab import _matrix
 from ssmlab._typing import Feedthrough, OutputMatrix, ndarray
 
@@ -18,6 +20,13 @@ class System:
             copy = value.copy()
             copy.flags.writeable = False
             object.__setattr__(self, name, copy)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Be read-only in a copy too, deep or pickled."""
+        self.__dict__.update(state)
+        for value in state.values():
+            if isinstance(value, ndarray):
+                value.flags.writeable = False
 
     @property
     def state(self) -> int:

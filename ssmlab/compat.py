@@ -60,10 +60,17 @@ def selective_scan_fn(
     >>> selective_scan_fn(u, delta, A, B, C=B)
     tensor([[[1.0000, 1.0000, 1.3679]]])
     """
-    for name, value in {"u": u, "delta": delta, "A": A, "B": B, "C": C}.items():
-        tensor(name, value)
+    for name, value in {"u": u, "delta": delta, "A": A, "B": B, "C": C, "z": z}.items():
+        if name != "z" or z is not None:
+            tensor(name, value)
+    for name, value in {"u": u, "delta": delta, "z": u if z is None else z}.items():
+        if value.ndim != 3 or value.is_complex():
+            raise ValueError(
+                f"{name} must be real, of shape (batch, channels, length); got {value.dtype} of "
+                f"shape {tuple(value.shape)}: give it these axes, in this order"
+            )
     u, delta = u.mT, delta.mT
-    B, C = (_channel_last(M, A.is_complex()) for M in (B, C))
+    B, C = (_channel_last(name, M, A.is_complex()) for name, M in {"B": B, "C": C}.items())
     y, last = selective_scan(
         u,
         delta,
@@ -80,11 +87,16 @@ def selective_scan_fn(
     return (out, last) if return_last_state else out
 
 
-def _channel_last(M: Tensor, is_complex: bool) -> Tensor:
+def _channel_last(name: str, M: Tensor, is_complex: bool) -> Tensor:
     """Bring B or C from mamba_ssm's order of axes to ours."""
-    if M.ndim < 3:
+    if M.ndim not in (3, 4):
         return M
     if is_complex and not M.is_complex():
+        if M.shape[-1] % 2:
+            raise ValueError(
+                f"{name} must have (Re, Im) of each step in its last axis, 2 * length numbers; got "
+                f"shape {tuple(M.shape)}: see torch.view_as_real"
+            )
         pairs = M.unflatten(-1, (-1, 2)).to(torch.promote_types(M.dtype, torch.float32))
         M = torch.view_as_complex(pairs.contiguous())
     return M.mT if M.ndim == 3 else M.permute(0, 3, 1, 2)

@@ -142,12 +142,7 @@ def gbt(
             "pass 0.5 for the bilinear rule"
         )
     I = _matrix.identity(A)
-    with np.errstate(over="ignore", invalid="ignore"):
-        implicit, explicit = I - alpha * dt * A, I + (1 - alpha) * dt * A
-    if not (np.isfinite(implicit).all() and np.isfinite(explicit).all()):
-        raise ValueError(
-            f"dt must be so small that dt A does not overflow; got {dt:g}: pass a smaller step"
-        )
+    implicit, explicit = I - alpha * dt * A, I + (1 - alpha) * dt * A
     try:
         return _matrix.solve(implicit, explicit), _matrix.solve(implicit, dt * B)
     except np.linalg.LinAlgError:
@@ -252,7 +247,15 @@ def _arguments(A: ArrayLike, B: ArrayLike, dt: float) -> tuple[ndarray, ndarray,
     A = _check.state_matrix("A", A)
     B = _check.input_matrix("B", B, len(A))
     dtype = np.result_type(A, B)
-    return A.astype(dtype), B.astype(dtype), _check.step_size(dt)
+    A, B, dt = A.astype(dtype), B.astype(dtype), _check.step_size(dt)
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = np.isfinite(dt * A).all() and np.isfinite(dt * B).all()
+    if not finite:
+        raise ValueError(
+            f"dt must be so small that dt A and dt B do not overflow; got {dt:g}: pass a smaller "
+            "step"
+        )
+    return A, B, dt
 
 
 def _augmented_exponential(A: ndarray, B: ndarray, dt: float, order: int) -> list[ndarray]:

@@ -221,6 +221,7 @@ def recurrence(
     x = _signal(system, x)
     h_k = _initial_state(system, h0)
     Bx = _each(system.B_bar, x)
+    Bx = Bx.astype(np.result_type(Bx, system.B_prev))
     Bx[1:] += _each(system.B_prev, x[:-1])
     h = np.empty(Bx.shape, np.result_type(system.A_bar, Bx, h_k))
     for k in range(len(x)):

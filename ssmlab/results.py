@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from ssmlab import _check
 from ssmlab._files import replacing
 from ssmlab.timing import Timing
 
@@ -64,7 +65,12 @@ def cite(record: Mapping[str, Any]) -> str:
     >>> cite({"provenance": made | {"commit": "49f4dfe354c4", "dirty": False}})
     'AMD EPYC, 2026-11-24, numpy 2.4.6, commit 49f4dfe'
     """
-    made = record["provenance"]
+    made = record.get("provenance") if isinstance(record, Mapping) else None
+    if not isinstance(made, Mapping):
+        raise TypeError(
+            f"record must be what load_results or stored returned; got a {type(record).__name__}: "
+            "read the record first"
+        )
     packages = (f"{name} {number}" for name, number in made["packages"].items())
     commit = f"commit {made['commit'][:7]}" if made["commit"] else "commit unknown"
     changed = " with changes" if made["dirty"] else ""
@@ -131,7 +137,9 @@ def save_results(
     ...     load_results(Path(folder, "cost.json"))["results"]
     {'length': [0, 1, 2]}
     """
-    path = Path(path)
+    path = _check.path("path", path)
+    if path.is_dir():
+        raise IsADirectoryError(f"path must be that of a file; got the folder {path}: add a name")
     record = {"provenance": provenance(packages=packages, commit=commit), "results": data}
     try:
         text = json.dumps(record, indent=1, allow_nan=False, default=_plain)
@@ -145,8 +153,14 @@ def save_results(
 
 def load_results(path: str | Path) -> dict[str, Any]:
     """Read what ``save_results`` wrote: a dict of "provenance" and "results"."""
+    path = _check.path("path", path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"path must be that of a file that save_results wrote; got {path}, which is none: "
+            "measure first"
+        )
     try:
-        record = json.loads(Path(path).read_text("utf8"))
+        record = json.loads(path.read_text("utf8"))
         return {key: record[key] for key in ("provenance", "results")}
     except (ValueError, KeyError, TypeError):
         raise ValueError(

@@ -28,6 +28,7 @@ from ssmlab.lti import DiscreteStateSpace
 from ssmlab.statespace import StateSpace
 
 Modes = Complex[ndarray, "modes"]
+CANCELLED = 1e-3  # a smallest singular value of I - A_bar^L that costs three digits
 
 __getattr__ = old_names(__name__, {"nplr": "dplr"})
 
@@ -140,7 +141,16 @@ def untruncate(
     """
     Lambda, P, C_tilde = _modes(Lambda=Lambda, P=P, C_tilde=C_tilde)
     remainder, row = _remainder(Lambda, P, C_tilde, dt, length)
-    return _as_modes(np.linalg.solve(remainder.T, row))
+    try:
+        C = _matrix.solve(remainder.T, row)
+    except np.linalg.LinAlgError:
+        C = np.array(np.inf)
+    if not np.isfinite(C).all():
+        raise ValueError(
+            "length must be so large, or dt, that every mode decays within length steps; got "
+            f"{length} and {dt:g}, where I - A_bar^length is singular: keep C itself"
+        )
+    return _as_modes(C)
 
 
 def generating_function(
@@ -174,14 +184,21 @@ def generating_function(
     True
     """
     Lambda, P, B, C_tilde = _modes(Lambda=Lambda, P=P, B=B, C_tilde=C_tilde)
-    dt, length = _check.step_size(dt), _check.count("length", length)
+    dt, length = _step_size(dt, Lambda, P, B), _check.count("length", length)
     angle = np.pi * np.arange(length // 2 + 1) / length
     s, c = np.sin(angle)[:, None], np.cos(angle)
     products = np.stack([C_tilde * B, C_tilde * P, P.conj() * B, P.conj() * P], axis=1)
     poles = np.outer(c, dt * Lambda)
-    r = (dt / (2j * s - poles)) @ products + (dt / (2j * s - poles.conj())) @ products.conj()
-    r_CB, r_CP, r_PB, r_PP = r.T
-    return np.exp(1j * angle) * (r_CB - c * r_CP * r_PB / (1 + c * r_PP))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        r = (dt / (2j * s - poles)) @ products + (dt / (2j * s - poles.conj())) @ products.conj()
+        r_CB, r_CP, r_PB, r_PP = r.T
+        K_hat = np.exp(1j * angle) * (r_CB - c * r_CP * r_PB / (1 + c * r_PP))
+    if not np.isfinite(K_hat).all():
+        raise ValueError(
+            "Lambda must not give A_bar an eigenvalue that is a root of unity, where the sum over "
+            f"{length} powers has no quotient; got {Lambda}: use kernel_in_blocks"
+        )
+    return K_hat
 
 
 def kernel(
@@ -192,9 +209,9 @@ def kernel(
     .. math:: \bar K_l = 2 \operatorname{Re}(C \bar A^l \bar B), \qquad l < L
 
     About L state multiplications, and no power of A_bar but the one in :math:`\tilde C`. The error
-    is relative to the largest tap, and grows where :math:`I - \bar A^L` cancels: like 1 / (L dt)
-    where that is large, and like dt where dt is. There :func:`kernel_in_blocks` keeps all digits;
-    it is also the one for zero-order hold, whose A_bar is no longer diagonal plus low rank.
+    is relative to the largest tap. Where :math:`I - \bar A^L` cancels, for tiny L dt and for huge
+    dt, :math:`\tilde C` has lost its digits, and :func:`kernel_in_blocks` takes over, which keeps
+    them. That one is also for zero-order hold, whose A_bar is no longer diagonal plus low rank.
 
     Examples
     --------
@@ -204,7 +221,11 @@ def kernel(
     >>> kernel(Lambda, P, B, C=V[0], dt=0.01, length=300)[[0, 100, 200]] / 0.01
     array([0.995, 0.366, 0.135])
     """
-    C_tilde = truncate(Lambda, P, C, dt, length)
+    Lambda, P, B, C = _modes(Lambda=Lambda, P=P, B=B, C=C)
+    remainder, row = _remainder(Lambda, P, C, dt, length)
+    if np.linalg.norm(remainder, -2) < CANCELLED:
+        return kernel_in_blocks(system(Lambda, P, B, C).discretize(dt, "bilinear"), length)
+    C_tilde = _as_modes(row @ remainder)
     return scipy.fft.irfft(generating_function(Lambda, P, B, C_tilde, dt, length), length)
 
 
@@ -285,7 +306,9 @@ def recurrence(
     True
     """
     Lambda, P, B, C = _modes(Lambda=Lambda, P=P, B=B, C=C)
-    dt, x = _check.step_size(dt), _check.signal("x", x, ())
+    dt, x = _step_size(dt, Lambda, P, B), _check.signal("x", x, ())
+    if np.iscomplexobj(x):
+        raise TypeError("x must be real; got complex numbers: run x.real and x.imag one by one")
     z = np.zeros_like(P) if h0 is None else _check.state_vector("h0", h0, len(P)) + 0j
     d = 1 / (1 - dt / 2 * Lambda)
     dP = d * P
@@ -300,7 +323,7 @@ def recurrence(
 
 def state_size(name: str, value: int) -> int:
     """Return a state size that can be made of conjugate pairs: even and positive."""
-    N = _check.count(name, value)
+    N = _check.width(name, value)
     if N % 2:
         raise ValueError(
             f"{name} must be even, for the modes come in conjugate pairs; got {N}: pass {N + 1}"
@@ -319,6 +342,18 @@ def _modes(**arguments: ArrayLike) -> list[Modes]:
                 "pass one number for each conjugate pair"
             )
     return [a.astype(complex) for a in arrays.values()]
+
+
+def _step_size(dt: float, *matrices: Modes) -> float:
+    """Return a step size whose products with the matrices are finite, squares of P too."""
+    dt = _check.step_size(dt)
+    with np.errstate(over="ignore"):
+        finite = all(np.isfinite(dt * M * (1 + abs(M))).all() for M in matrices)
+    if not finite:
+        raise ValueError(
+            f"dt must be so small that dt A does not overflow; got {dt:g}: pass a smaller step"
+        )
+    return dt
 
 
 def _remainder(

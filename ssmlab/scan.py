@@ -96,7 +96,8 @@ def sequential(operator: Operator[V], elements: Sequence[V]) -> Scan[V]:
     >>> scan.values, scan.work, scan.depth
     (['a', 'ab', 'abc', 'abcd'], 3, 3)
     """
-    return _run(operator, elements, ([(i - 1, i)] for i in range(1, len(elements))))
+    values = _values(operator, elements)
+    return _run(operator, values, ([(i - 1, i)] for i in range(1, len(values))))
 
 
 def hillis_steele(operator: Operator[V], elements: Sequence[V]) -> Scan[V]:
@@ -111,8 +112,9 @@ def hillis_steele(operator: Operator[V], elements: Sequence[V]) -> Scan[V]:
     >>> scan.levels
     (((0, 1), (1, 2), (2, 3)), ((0, 2), (1, 3)))
     """
-    n = len(elements)
-    return _run(operator, elements, ([(i, i + r) for i in range(n - r)] for r in _powers(n)))
+    values = _values(operator, elements)
+    n = len(values)
+    return _run(operator, values, ([(i, i + r) for i in range(n - r)] for r in _powers(n)))
 
 
 def blelloch(operator: Operator[V], elements: Sequence[V]) -> Scan[V]:
@@ -127,10 +129,11 @@ def blelloch(operator: Operator[V], elements: Sequence[V]) -> Scan[V]:
     >>> scan.levels
     (((0, 1), (2, 3)), ((1, 3),), ((1, 2),))
     """
-    n = len(elements)
+    values = _values(operator, elements)
+    n = len(values)
     up = [[(j - r, j) for j in range(2 * r - 1, n, 2 * r)] for r in _powers(n)]
     down = [[(j, j + r) for j in range(2 * r - 1, n - r, 2 * r)] for r in reversed(_powers(n))]
-    return _run(operator, elements, up + down)
+    return _run(operator, values, up + down)
 
 
 def chunked(operator: Operator[V], elements: Sequence[V], chunk: int = 8) -> Scan[V]:
@@ -145,15 +148,16 @@ def chunked(operator: Operator[V], elements: Sequence[V], chunk: int = 8) -> Sca
     >>> scan.levels
     (((0, 1), (2, 3), (4, 5)), ((1, 3),), ((3, 5),), ((1, 2), (3, 4)))
     """
-    n = len(elements)
-    chunk = min(_check.count("chunk", chunk), max(n, 1))
+    values = _values(operator, elements)
+    n = len(values)
+    chunk = min(_check.count("chunk", chunk), n)
     starts = range(0, n, chunk)
     inside = [[(s + i - 1, s + i) for s in starts if s + i < n] for i in range(1, chunk)]
     ends = [s - 1 for s in starts[1:]]
     last = [min(end + chunk, n - 1) for end in ends]
     across = [[pair] for pair in zip(ends, last, strict=True)]
     carry = [(end, j) for end, stop in zip(ends, last, strict=True) for j in range(end + 1, stop)]
-    return _run(operator, elements, [*inside, *across, carry])
+    return _run(operator, values, [*inside, *across, carry])
 
 
 #: Each order by its name.
@@ -172,13 +176,19 @@ def _powers(n: int) -> list[int]:
     return [1 << k for k in range((n - 1).bit_length())]
 
 
-def _run(
-    operator: Operator[V], elements: Sequence[V], levels: Iterable[list[tuple[int, int]]]
-) -> Scan[V]:
-    """Combine the pairs of each level, reading all values before any is written."""
-    values = list(elements)
+def _values(operator: Operator[V], elements: Sequence[V]) -> list[V]:
+    """Return the elements as a list of at least one."""
+    _check.function("operator", operator, "pass one of two elements, such as affine")
+    values = _check.entries("elements", elements)
     if not values:
         raise ValueError("elements must hold at least one element; got none: pass what to scan")
+    return values
+
+
+def _run(
+    operator: Operator[V], values: list[V], levels: Iterable[list[tuple[int, int]]]
+) -> Scan[V]:
+    """Combine the pairs of each level, reading all values before any is written."""
     done = []
     for level in filter(None, levels):
         for (_, j), value in [(p, operator(values[p[0]], values[p[1]])) for p in level]:

@@ -85,8 +85,9 @@ def selective_scan(
     array([1.   , 1.   , 1.368])
     """
     factor = METHODS[_check.choice("method", method, METHODS)]
-    given = {"x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D, "h0": h0}
-    arrays = {name: _float64(name, value) for name, value in given.items() if value is not None}
+    given = {"x": x, "dt": dt, "A": A, "B": B, "C": C}
+    given |= {name: value for name, value in {"D": D, "h0": h0}.items() if value is not None}
+    arrays = {name: _float64(name, value) for name, value in given.items()}
     check_shapes(**arrays)
     check_kinds({name: value.dtype.kind == "c" for name, value in arrays.items()})
     x, dt, A, B, C = (arrays[name] for name in ("x", "dt", "A", "B", "C"))

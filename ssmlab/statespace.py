@@ -111,7 +111,13 @@ class StateSpace(System):
         [0.90483742] [0.9]
         """
         function = METHODS[_check.choice("method", method, METHODS)]
-        A_bar, B_bar, *B_prev = function(self.A, self.B, dt, **options)
+        with np.errstate(over="ignore", invalid="ignore"):
+            A_bar, B_bar, *B_prev = function(self.A, self.B, dt, **options)
+        if not all(np.isfinite(M).all() for M in (A_bar, B_bar, *B_prev)):
+            raise ValueError(
+                f"dt must be so small that the state does not overflow within a step; got {dt:g} "
+                f"for eigenvalues up to {np.abs(self.eigenvalues()).max():g}: pass a smaller step"
+            )
         return DiscreteStateSpace(A_bar, B_bar, self.C, self.D, dt, *B_prev)
 
     def impulse_response(self, t: ArrayLike) -> Kernel:
@@ -253,14 +259,18 @@ class StateSpace(System):
                 f"T must have shape {(self.state, self.state)}; got {T.shape}: "
                 "pass a square matrix whose columns are the new basis"
             )
+        with np.errstate(over="ignore", invalid="ignore"):
+            AT, C = _matrix.dense(self.A) @ T, self.C @ T
+        _ask_for_finite(T, AT, C)
         try:
-            A, B = (_matrix.solve(T, M) for M in (_matrix.dense(self.A) @ T, self.B))
+            A, B = (_matrix.solve(T, M) for M in (AT, self.B))
         except np.linalg.LinAlgError:
             raise ValueError(
                 "T must be invertible; got a matrix that is singular to working precision: "
                 "pass linearly independent columns"
             ) from None
-        return StateSpace(A, B, self.C @ T, self.D)
+        _ask_for_finite(T, A, B)
+        return StateSpace(A, B, C, self.D)
 
     def to_scipy(self) -> scipy.signal.StateSpace:
         """Convert to :class:`scipy.signal.StateSpace`, where every matrix has two axes.
@@ -295,4 +305,13 @@ class StateSpace(System):
         """Compute e^{t A} v for each time t."""
         return np.stack(
             [_matrix.times(_matrix.exponential(t_k * self.A), v) for t_k in times.tolist()]
+        )
+
+
+def _ask_for_finite(T: ndarray, *products: ndarray) -> None:
+    """Ask for a T with which nothing overflows."""
+    if not all(np.isfinite(M).all() for M in products):
+        raise ValueError(
+            "T must be of a size at which A, B and C do not overflow; got entries up to "
+            f"{np.abs(T).max():g}: choose other units"
         )

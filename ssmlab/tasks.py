@@ -241,7 +241,7 @@ def python_source(
     (dtype('uint8'), True)
     """
     validation = _check.choice("split", split, ("train", "validation")) == "validation"
-    root = Path(sysconfig.get_path("stdlib") if folder is None else folder)
+    root = _check.path("folder", sysconfig.get_path("stdlib") if folder is None else folder)
     paths = (path.relative_to(root) for path in root.rglob("*.py"))
     names = sorted(path.as_posix() for path in paths if not LEFT_OUT & set(path.parts))
     chosen = [name for name in names if (zlib.crc32(name.encode()) % 10 == 0) == validation]
@@ -269,12 +269,7 @@ def windows(text: Integer[ndarray, "n"], batch: int, length: int, *, seed: Seed 
     True
     """
     batch, length = _check.count("batch", batch), _check.count("length", length)
-    text = np.asarray(text)
-    if text.ndim != 1 or text.dtype.kind not in "iu":
-        raise TypeError(
-            f"text must be a row of whole numbers; got {text.dtype} of shape {text.shape}: "
-            "pass for example python_source()"
-        )
+    text = _check.whole("text", text, "n")
     if len(text) < length + 1:
         raise ValueError(
             f"text must have at least length + 1 = {length + 1} tokens; got {len(text)}: "

@@ -26,6 +26,7 @@ from time import perf_counter, process_time
 
 import numpy as np
 
+from ssmlab import _check
 from ssmlab._typing import ArrayLike
 
 UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
@@ -116,7 +117,7 @@ def in_units(seconds: float) -> str:
     >>> in_units(0.00123456), in_units(45e-9), in_units(0.9999)
     ('1.23 ms', '45 ns', '1 s')
     """
-    rounded = float(f"{seconds:.3g}")
+    rounded = float(f"{_check.number('seconds', seconds):.3g}")
     scale, unit = next((pair for pair in UNITS if rounded >= pair[0]), UNITS[-1])
     number = rounded / scale
     return f"{number:.3g} {unit}" if number < 1000 else f"{number:.0f} {unit}"
@@ -179,13 +180,10 @@ def compare(
     """
     if not functions:
         raise ValueError("functions must hold at least one function; got none: name what to time")
-    for name, value, least in (("warmup", warmup, 0), ("repeat", repeat, 1)):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}; got {value}: pass a larger int")
-    if not 0 < seconds < np.inf:
-        raise ValueError(
-            f"seconds must be positive and finite; got {seconds}: say how long to time, such as 0.2"
-        )
+    for name, func in functions.items():
+        _check.function(name or "func", func, "write lambda: f(x) to time f at x")
+    warmup, repeat = _check.count("warmup", warmup, least=0), _check.count("repeat", repeat)
+    seconds = _check.positive("seconds", seconds, "say how long to time, such as 0.2")
     read = partial(_collecting_no_garbage, _reader(clock))
     calls = {}
     for name, func in functions.items():
@@ -233,16 +231,12 @@ Reader = Callable[[Callable[[], object], int], float]
 
 def _reader(clock: str) -> Reader:
     """Choose what is read: (func, calls) -> seconds for all the calls."""
-    if clock not in CLOCKS:
+    if _check.choice("clock", clock, CLOCKS) == "cuda" and not _cuda_is_there():
         raise ValueError(
-            f"clock must be 'wall', 'cpu' or 'cuda'; got {clock!r}: take 'cuda' for a GPU alone"
+            "clock must fit the machine; got 'cuda', which needs torch and a GPU that it can "
+            "use: take 'wall'"
         )
     if clock == "cuda":
-        if not _cuda_is_there():
-            raise ValueError(
-                "clock must fit the machine; got 'cuda', which needs torch and a GPU that it can "
-                "use: take 'wall'"
-            )
         return _cuda_seconds
     return partial(_elapsed, perf_counter if clock == "wall" else process_time)
 
@@ -306,15 +300,15 @@ def slope(sizes: ArrayLike, seconds: ArrayLike) -> float:
     >>> slope([100, 200, 400], [0.01, 0.04, 0.16])
     2.0
     """
-    x, y = np.asarray(sizes, dtype=float), np.asarray(seconds, dtype=float)
+    x, y = _check.real("sizes", sizes), _check.real("seconds", seconds)
     if x.ndim != 1 or x.shape != y.shape:
         raise ValueError(
             "sizes and seconds must be two lists of one length; got shapes "
             f"{x.shape} and {y.shape}: give one time for each size"
         )
-    if not (np.all((x > 0) & (y > 0)) and np.all(np.isfinite([x, y]))):
+    if not np.all((x > 0) & (y > 0)):
         raise ValueError(
-            f"sizes and seconds must be positive and finite; got {x} and {y}: leave out what failed"
+            f"sizes and seconds must be positive; got {x} and {y}: leave out what failed"
         )
     if len(np.unique(x)) < 2:
         raise ValueError(

@@ -46,7 +46,7 @@ def test_the_weight_is_a_density_and_the_basis_keeps_the_shape_of_s(name):
 
 @pytest.mark.parametrize(("age", "name"), [(-0.1, "legs"), (1.1, "legt"), (-0.1, "fourier")])
 def test_an_age_outside_the_window_is_refused(age, name):
-    with pytest.raises(ValueError, match=r"s must lie between 0 \(now\) and (1|inf); got .*"):
+    with pytest.raises(ValueError, match=r"s must be real, from 0 \(now\) to (1|inf); got .*"):
         MEASURES[name].kernel(3, [0.5, age])
 
 

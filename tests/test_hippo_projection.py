@@ -268,3 +268,8 @@ def test_pieces_that_do_not_fit_are_refused(pieces, lengths):
 def test_a_piece_without_length_is_refused():
     with pytest.raises(ValueError, match=r"^lengths must be positive; got 0.0"):
         merge([[1.0], [2.0]], [1, 0])
+
+
+def test_lengths_may_be_as_large_as_a_float():
+    pieces = [[1.0, 0.0], [2.0, 0.0]]
+    assert_array_equal(merge(pieces, [1e308, 1e308]), merge(pieces, [1, 1]))

@@ -209,7 +209,10 @@ def test_a_restored_memory_is_its_own():
         ("lengths", np.array([CHUNK + 1])),
         ("lengths", np.array([-CHUNK])),
         ("lengths", np.array([CHUNK, CHUNK])),
+        ("lengths", np.array([3 * CHUNK])),
         ("pieces", np.zeros(4)),
+        ("pieces", np.zeros((1, 4)) + 1j),
+        ("pending", np.array(1.0)),
         ("pieces", np.zeros((1, 2, 4))),
         ("pending", np.zeros((3, 2))),
         ("pending", np.zeros(CHUNK)),
@@ -219,6 +222,12 @@ def test_what_save_did_not_return_is_refused(key, value):
     saved = fed(np.ones(CHUNK + 3), 4).save() | {key: value}
     with pytest.raises(ValueError, match=r"^saved must be what save\(\) returned; got .*: restore"):
         LegSMemory.restore(saved)
+
+
+def test_shuffled_lengths_are_refused():
+    saved = fed(np.ones(3 * CHUNK), 4).save()
+    with pytest.raises(ValueError, match=r"^saved must be what save\(\) returned"):
+        LegSMemory.restore(saved | {"lengths": saved["lengths"][::-1]})
 
 
 def test_a_missing_array_is_named():

@@ -308,3 +308,14 @@ def test_any_sample_that_is_not_finite_is_named(make, position, bad, random_syst
             ValueError, match=rf"^x must be finite; got {bad} at index \({position},"
         ):
             run(system, x)
+
+
+@pytest.mark.parametrize("B_prev", [[1j], [1 / 3]])
+def test_the_previous_input_keeps_its_digits(B_prev):
+    """A complex or a double weight of x[k - 1], beside real and single ones of x[k]."""
+    one = np.ones(1, np.float32)
+    system = DiscreteStateSpace(one / 2, one, one, B_prev=B_prev)
+    x = np.array([1, 0, 0], np.float32)
+    y, _ = system.simulate(x)
+    assert_array_equal(y, lti.kernel(system, 3))
+    assert_array_equal(y[1:], [0.5 + B_prev[0], 0.25 + B_prev[0] / 2])

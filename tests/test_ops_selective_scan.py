@@ -294,9 +294,13 @@ def test_without_triton(monkeypatch):
 @pytest.mark.parametrize(
     ("change", "error", "match"),
     [
-        ({"x": np.ones((2, 7, 4))}, TypeError, "x must be a torch tensor; got ndarray"),
+        ({"x": np.ones((2, 7, 4))}, TypeError, "x must be a torch tensor; got a NumPy array"),
         ({"x": torch.ones(2, 7, 4, dtype=torch.int64)}, TypeError, "x must be of type float16"),
-        ({"dt": torch.ones(2, 7, 4, device="meta")}, ValueError, "dt must be on the device of x"),
+        (
+            {"dt": torch.ones(2, 7, 4, device="meta")},
+            ValueError,
+            "dt must be on cpu, as x is; got meta",
+        ),
         ({"dt": torch.ones(2, 7, 1)}, ValueError, r"dt must have shape \(2, 7, 4\)"),
         ({"z": torch.ones(7, 4)}, ValueError, r"z must have shape \(2, 7, 4\)"),
         ({"dt_bias": torch.ones(3)}, ValueError, r"dt_bias must have shape \(4,\)"),

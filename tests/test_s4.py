@@ -220,13 +220,21 @@ def test_blocks_refuse_what_they_cannot_do(options, random_system):
         s4.kernel_in_blocks(system, 4)
 
 
-@pytest.mark.parametrize("dt", [1e-12, 1e-8, 1e-3, 1e3, 1e8])
-def test_digits_at_extreme_steps(dt):
-    """The generating function loses some, as its note says; blocks lose none."""
-    Lambda, P, B, V = s4.dplr(8)
-    truth = s4.recurrence(Lambda, P, B, V[0], dt, [1] + [0] * 15)[0]
-    by_function = s4.kernel(Lambda, P, B, V[0], dt, 16)
-    in_blocks = s4.kernel_in_blocks(s4.system(Lambda, P, B, V[0]).discretize(dt, "bilinear"), 16)
-    size = np.abs(truth).max()
-    assert np.abs(by_function - truth).max() / size < 1e-14 * (1 + 1 / (16 * dt) + dt)
-    assert np.abs(in_blocks - truth).max() / size < 1e-13
+@pytest.mark.parametrize("dt", 10.0 ** np.arange(-20, 21, 2))
+@pytest.mark.parametrize("N", [4, 8, 16])
+def test_digits_at_extreme_steps(N, dt):
+    Lambda, P, B, V = s4.dplr(N)
+    for length in (15, 16):
+        truth = s4.recurrence(Lambda, P, B, V[0], dt, np.eye(length)[0])[0]
+        assert_close(s4.kernel(Lambda, P, B, V[0], dt, length), truth, 2e-12)
+
+
+def test_a_signal_is_real():
+    Lambda, P, B, V = s4.dplr(4)
+    with pytest.raises(TypeError, match=r"x must be real; got complex"):
+        s4.recurrence(Lambda, P, B, V[0], 0.1, [1, 1j])
+
+
+def test_what_never_decays_cannot_be_found_again():
+    with pytest.raises(ValueError, match=r"length must be .* singular: keep C"):
+        s4.untruncate([0j], [0], [1], 0.1, 4)

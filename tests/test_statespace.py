@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import pickle
 import re
 
 import numpy as np
@@ -319,7 +321,11 @@ def test_from_scipy_takes_every_form():
             SPRING.to_scipy(),
             "must be a scipy.signal.dlti; got StateSpaceCont",
         ),
-        (StateSpace.from_scipy, SPRING, "system must be a scipy.signal.lti; got StateSpace:"),
+        (
+            StateSpace.from_scipy,
+            SPRING,
+            "must be a scipy.signal.lti; got StateSpace of ssmlab:",
+        ),
     ],
 )
 def test_from_scipy_refuses_other_systems(convert, wrong, message):
@@ -449,3 +455,37 @@ def test_masked_samples_are_refused():
     x = np.ma.masked_array([1.0, 1e6, 1.0], mask=[0, 1, 0])
     with pytest.raises(TypeError, match=r"x must have no masked values; got 1.*x\.filled"):
         StateSpace([-1.0], [1], [1]).simulate(x, 0.1)
+
+
+def test_a_mask_in_a_list_is_refused():
+    masked = np.ma.masked_array([1.0, 1e6], mask=[0, 1])
+    for x in ([masked, masked], [1.0, np.ma.masked]):
+        with pytest.raises(TypeError, match="x must have no masked values"):
+            SPRING.simulate(x, 0.1)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
+def test_a_copy_is_read_only_too(copied):
+    for system in (SPRING, SPRING.discretize(0.1)):
+        twin = copied(system)
+        with pytest.raises(ValueError, match="read-only"):
+            twin.C[0] = 5
+        assert_array_equal(twin.C, system.C)
+
+
+@pytest.mark.parametrize("dt", [1e300, 1.7e308])
+@pytest.mark.parametrize("A", [[-1e10], [[-1e10]], [1e10]])
+@pytest.mark.parametrize("method", ["zoh", "foh", "bilinear", "exponential_euler", "euler"])
+def test_a_step_that_overflows_is_named(A, dt, method, unchecked):
+    with pytest.raises(ValueError, match=r"dt must be so small that .* overflow"):
+        StateSpace(A, [1], [1]).discretize(dt, method)
+
+
+def test_a_growing_state_that_overflows_names_the_step():
+    with pytest.raises(ValueError, match=r"dt must be so small that the state does not overflow"):
+        StateSpace([800.0], [1], [1]).discretize(1.0)
+
+
+def test_units_in_which_nothing_fits_are_named():
+    with pytest.raises(ValueError, match=r"T must be of a size at which A, B and C"):
+        SPRING.transform(np.diag([1e200, 1e-200]))

@@ -214,7 +214,7 @@ def test_windows_are_pieces_of_the_text_and_reach_both_ends():
         (lambda: tasks.induction_heads(1, 9, gap=7), ValueError, r"gap \+ 3 = 10; got 9"),
         (lambda: tasks.induction_heads(1, 9, vocabulary=2), ValueError, "at least 3; got 2"),
         (lambda: tasks.windows(np.arange(4), 1, 4), ValueError, r"length \+ 1 = 5 tokens; got 4"),
-        (lambda: tasks.windows(np.ones(9), 1, 4), TypeError, "text must be a row of whole numbers"),
+        (lambda: tasks.windows(np.ones(9), 1, 4), TypeError, "text must be whole numbers of shape"),
         (lambda: tasks.windows(np.ones((9, 2), int), 1, 4), TypeError, r"of shape \(9, 2\)"),
         (lambda: tasks.selective_copying(1, 64, seed=-1), ValueError, "seed must be at least 0"),
         (lambda: tasks.induction_heads(1, 9, seed=None), TypeError, "seed must be a whole number"),

@@ -179,10 +179,10 @@ def test_garbage_is_collected_again_after_a_mistake(clock):
     [
         ({"warmup": -1}, "warmup must be at least 0; got -1"),
         ({"repeat": 0}, "repeat must be at least 1; got 0"),
-        ({"seconds": 0.0}, "seconds must be positive and finite; got 0.0"),
-        ({"seconds": np.inf}, "seconds must be positive and finite; got inf"),
-        ({"seconds": np.nan}, "seconds must be positive and finite; got nan"),
-        ({"clock": "sun"}, "clock must be 'wall', 'cpu' or 'cuda'; got 'sun'"),
+        ({"seconds": 0.0}, "seconds must be positive; got 0.0"),
+        ({"seconds": np.inf}, "seconds must be finite; got inf"),
+        ({"seconds": np.nan}, "seconds must be finite; got nan"),
+        ({"clock": "sun"}, "clock must be one of 'wall', 'cpu', 'cuda'; got 'sun'"),
     ],
 )
 def test_bad_options_stop_before_any_call(options, sentence):
@@ -325,10 +325,10 @@ def test_slope_is_the_least_squares_line():
     [
         ([1, 2], [1.0], r"two lists of one length; got shapes \(2,\) and \(1,\)"),
         (1, 1.0, r"two lists of one length; got shapes \(\) and \(\)"),
-        ([0, 2], [1.0, 2.0], "must be positive and finite"),
-        ([1, 2], [1.0, -2.0], "must be positive and finite"),
-        ([1, 2], [1.0, np.nan], "must be positive and finite"),
-        ([1, 2], [1.0, np.inf], "must be positive and finite"),
+        ([0, 2], [1.0, 2.0], "must be positive"),
+        ([1, 2], [1.0, -2.0], "must be positive"),
+        ([1, 2], [1.0, np.nan], "seconds must be finite"),
+        ([1, 2], [1.0, np.inf], "seconds must be finite"),
         ([2, 2], [1.0, 2.0], "at least two different sizes"),
         ([], [], "at least two different sizes"),
     ],

@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ssmlab import _check
 from ssmlab._typing import ArrayLike, Float, ndarray
 from ssmlab.family.matrix_state import queries_and_keys
-from ssmlab.family.member import Member, Values, real
+from ssmlab.family.member import Member, Values
 
 
 class Cache(NamedTuple):
@@ -48,8 +49,8 @@ class Attention(Member[Cache]):
 
     def step(self, v_t: ArrayLike, state: Cache, t: int = 0) -> tuple[Float[ndarray, "..."], Cache]:
         """Take the value of token t, (..., values): append it, and read the whole cache."""
-        v = self._check_step(v_t, state, t)[..., None, :]
-        y, cache = self[t : t + 1].parallel(v, state)
+        v_t, state = self._check_step(v_t, state, t)
+        y, cache = self[t : t + 1].parallel(v_t[..., None, :], state)
         return y[..., 0, :], cache
 
     def parallel(self, v: ArrayLike, state: Cache | None = None) -> tuple[Values, Cache]:
@@ -71,7 +72,8 @@ class Attention(Member[Cache]):
         return weights / weights.sum(-1, keepdims=True)
 
     def _check_state(self, state: Cache, v: Float[ndarray, "..."]) -> Cache:
-        k, values = np.shape(state[0]), np.shape(state[1])
+        state = Cache(*_check.parts(state, Cache))
+        k, values = state.k.shape, state.v.shape
         past = values[-2] if len(values) > 1 else 0
         expected = (*self.lead, past, self.keys), (*self.lead, past, v.shape[-1])
         if (k, values) != expected:
@@ -80,4 +82,4 @@ class Attention(Member[Cache]):
                 f"{v.shape[-1]}); got {k} and {values}: pass the cache that an earlier part "
                 "returned"
             )
-        return Cache(*(real("state", part) for part in state))
+        return state

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ssmlab import _check
 from ssmlab._typing import ArrayLike, Float, ndarray
 from ssmlab.family.matrix_state import MatrixState
-from ssmlab.family.member import real
 
 
 def linear_attention(q: ArrayLike, k: ArrayLike) -> MatrixState:
@@ -37,5 +37,5 @@ def elu_plus_one(x: ArrayLike) -> Float[ndarray, "..."]:
     >>> elu_plus_one([-1.0, 0.0, 2.0]).round(3)
     array([0.368, 1.   , 3.   ])
     """
-    x = real("x", x)
+    x = _check.real("x", x)
     return np.where(x > 0, x + 1, np.exp(np.minimum(x, 0)))

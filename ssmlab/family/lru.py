@@ -6,7 +6,6 @@ import numpy as np
 
 from ssmlab import _check, lti
 from ssmlab._typing import ArrayLike, Complex, Float, Inexact, ndarray
-from ssmlab.family.member import real
 from ssmlab.lti import DiscreteStateSpace
 
 Signal = Float[ndarray, "length inputs"]
@@ -112,7 +111,7 @@ class LRU:
         self, x_t: ArrayLike, state: Inexact[ndarray, "state"]
     ) -> tuple[Float[ndarray, "outputs"], State]:
         """Take one sample, (inputs,): return the output and the state after it."""
-        x_t, state = real("x_t", x_t), _check.array("state", state)
+        x_t, state = _check.real("x_t", x_t), _check.array("state", state)
         if x_t.shape != self.system.D.shape[1:] or state.shape != self.eigenvalues.shape:
             raise ValueError(
                 f"x_t must have shape {self.system.D.shape[1:]} and the state "
@@ -126,17 +125,18 @@ class LRU:
         self, x: ArrayLike, state: Inexact[ndarray, "state"] | None = None
     ) -> tuple[Outputs, State]:
         """Run sample by sample: x and y are (length, inputs); the state is the last one."""
-        y, h = lti.recurrence(self.system, x, h0=state)
+        y, h = lti.recurrence(self.system, _check.real("x", x), h0=state)
         return y.real, h[-1]
 
     def parallel(
         self, x: ArrayLike, state: Inexact[ndarray, "state"] | None = None
     ) -> tuple[Outputs, State]:
         """Run as a convolution: the same arguments and result as ``recurrence``."""
+        x = _check.real("x", x)
         y = lti.convolution(self.system, x, h0=state).real
         age = np.arange(len(y))[::-1, None]
-        driven = (self.eigenvalues**age * (np.asarray(x) @ self.system.B_bar.T)).sum(0)
-        start = self.initial_state() if state is None else np.asarray(state)
+        driven = (self.eigenvalues**age * (x @ self.system.B_bar.T)).sum(0)
+        start = self.initial_state() if state is None else _check.array("state", state)
         return y, driven + self.eigenvalues ** len(y) * start
 
     def mixing_matrix(self, length: int) -> Float[ndarray, "outputs inputs length length"]:
@@ -161,9 +161,9 @@ def ring(
     .. math:: \nu = \log\bigl(-\tfrac12 \log(u (r_{\max}^2 - r_{\min}^2) + r_{\min}^2)\bigr),
               \qquad \theta = \log(\varphi \, \varphi_{\max})
 
-    ``u`` and ``phase`` are uniform on (0, 1); ``max_phase`` is in rad; the result is ``(nu,
-    theta)``. Area grows with the square of the radius, so it is the square that is uniform. Source:
-    Orvieto et al., arXiv:2303.06349; chapter 10.
+    ``u`` and ``phase`` are uniform on (0, 1), of one shape; ``max_phase`` is in rad; the result is
+    ``(nu, theta)``. Area grows with the square of the radius, so it is the square that is uniform.
+    Source: Orvieto et al., arXiv:2303.06349; chapter 10.
 
     Examples
     --------
@@ -178,7 +178,12 @@ def ring(
             "the radii of the ring, such as 0.9 and 0.999"
         )
     max_phase = _check.positive("max_phase", max_phase, "pass an angle in rad, such as 6.28")
-    u, phase = real("u", u), real("phase", phase)
+    u, phase = _check.real("u", u), _check.real("phase", phase)
+    if u.shape != phase.shape:
+        raise ValueError(
+            f"u and phase must have one shape; got {u.shape} and {phase.shape}: draw a radius and "
+            "an angle for each eigenvalue"
+        )
     for name, value in {"u": u, "phase": phase}.items():
         if ((value < 0) | (value > 1)).any():
             raise ValueError(

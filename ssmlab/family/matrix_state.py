@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ssmlab import _check
 from ssmlab._typing import ArrayLike, Float, ndarray
-from ssmlab.family.member import Member, Values, fitted, real, show, tokens
+from ssmlab.family.member import Member, Values, fitted, show, tokens
 
 State = Float[ndarray, "*lead keys values"]
 
@@ -65,9 +66,9 @@ class MatrixState(Member[State]):
         self.q, self.k = queries_and_keys(q, k)
         *lead, self.length, self.keys = self.k.shape
         self.lead = tuple(lead)
-        a = np.asarray(decay)
-        size = a.shape[-1] if a.ndim else 1
-        self.decay = fitted("decay", decay, (*self.k.shape[:-1], self.keys if size > 1 else 1))
+        decay = _check.real("decay", decay)
+        size = 1 if decay.shape[-1:] in ((), (1,)) else self.keys
+        self.decay = fitted("decay", decay, (*self.k.shape[:-1], size))
         self.beta = None if beta is None else fitted("beta", beta, self.k.shape[:-1])
         self.bonus = None if bonus is None else fitted("bonus", bonus, (*self.lead, self.keys))
 
@@ -78,10 +79,11 @@ class MatrixState(Member[State]):
 
     def initial_state(self, values: int) -> State:
         """Return zeros, (..., keys, values)."""
-        return np.zeros((*self.lead, self.keys, values))
+        return np.zeros((*self.lead, self.keys, _check.width("values", values)))
 
     def transition(self, t: int) -> Float[ndarray, "*lead keys keys"]:
         """Write out the matrix :math:`G_t`, the book's :math:`A_t`."""
+        self._check_token(t)
         G = np.eye(self.keys) * self.decay[..., t, None, :]
         if self.beta is None:
             return G
@@ -90,7 +92,7 @@ class MatrixState(Member[State]):
 
     def step(self, v_t: ArrayLike, state: State, t: int = 0) -> tuple[Float[ndarray, "..."], State]:
         """Take the value of token t, (..., values); the state is (..., keys, values)."""
-        v_t = self._check_step(v_t, state, t)
+        v_t, state = self._check_step(v_t, state, t)
         q, k, decay = (array[..., t, :, None] for array in (self.q, self.k, self.decay))
         kept = decay * state
         write = v_t[..., None, :]
@@ -133,12 +135,13 @@ class MatrixState(Member[State]):
 
     def _check_state(self, state: State, v: Float[ndarray, "..."]) -> State:
         shape = (*self.lead, self.keys, v.shape[-1])
-        if np.shape(state) != shape:
+        state = _check.real("state", state)
+        if state.shape != shape:
             raise ValueError(
                 f"state must have shape {shape}, {show('...', 'keys', 'values')}; got "
-                f"{np.shape(state)}: pass the state that an earlier part returned"
+                f"{state.shape}: pass the state that an earlier part returned"
             )
-        return real("state", state)
+        return state
 
     def _products(self) -> Float[ndarray, "*lead times times decays"]:
         r"""Tabulate :math:`P_{ij} = a_i \cdots a_{j+1}`, 0 above the diagonal.
@@ -160,7 +163,8 @@ class MatrixState(Member[State]):
     def _solve(self, P: ndarray, v: Values) -> Values:
         r"""Find what the delta rule writes: w = beta (v - strictly lower (k P k) w)."""
         K = np.tril(np.einsum("...in,...ijn,...jn->...ij", self.k, P[..., 1:, 1:, :], self.k), -1)
-        beta = np.asarray(self.beta)[..., None]
+        assert self.beta is not None
+        beta = self.beta[..., None]
         return np.linalg.solve(np.eye(self.length) + beta * K, beta * v)
 
     def _direct(self) -> Float[ndarray, "*lead length"]:

@@ -90,7 +90,7 @@ class Member(ABC, Generic[S]):
 
     def _check(self, v: ArrayLike, state: Any) -> tuple[Values, S]:
         """Return values and a state that fit the tokens."""
-        v = real("v", v)
+        v = _check.real("v", v)
         if v.shape[:-1] != (*self.lead, self.length) or not v.size:
             raise ValueError(
                 f"v must have shape {show(*self.lead, self.length, 'values')}, one value for each "
@@ -99,34 +99,30 @@ class Member(ABC, Generic[S]):
         state = self.initial_state(v.shape[-1]) if state is None else state
         return v, self._check_state(state, v)
 
-    def _check_step(self, v_t: ArrayLike, state: S, t: int) -> Float[ndarray, "*lead values"]:
-        """Return the values of one token."""
+    def _check_token(self, t: int) -> None:
         if _check.count("t", t, least=0) >= self.length:
             raise ValueError(
                 f"t must be one of the {self.length} tokens, counted from 0; got {t}: pass a "
                 "smaller int"
             )
-        v_t = real("v_t", v_t)
-        if v_t.shape[:-1] != self.lead or not v_t.size:
+
+    def _check_step(
+        self, v_t: ArrayLike, state: S, t: int
+    ) -> tuple[Float[ndarray, "*lead values"], S]:
+        """Return the values of one token, and a state that fits them."""
+        self._check_token(t)
+        v_t = _check.real("v_t", v_t)
+        if v_t.ndim != len(self.lead) + 1 or v_t.shape[:-1] != self.lead or not v_t.size:
             raise ValueError(
                 f"v_t must have shape {show(*self.lead, 'values')}; got {v_t.shape}: give it the "
                 "axes of the keys but for the tokens"
             )
-        self._check_state(state, v_t)
-        return v_t
-
-
-def real(name: str, value: ArrayLike) -> Float[ndarray, "..."]:
-    """Return finite real numbers as float64."""
-    array = _check.array(name, value)
-    if np.iscomplexobj(array):
-        raise TypeError(f"{name} must be real; got complex numbers: pass {name}.real")
-    return array.astype(np.float64)
+        return v_t, self._check_state(state, v_t)
 
 
 def tokens(name: str, value: ArrayLike) -> Float[ndarray, "*lead length size"]:
     """Return real numbers with an axis of tokens and one for the size of a token."""
-    array = real(name, value)
+    array = _check.real(name, value)
     if array.ndim < 2 or not array.size:
         raise ValueError(
             f"{name} must have shape (..., length, size) with no axis of size 0; got "
@@ -139,7 +135,7 @@ def fitted(
     name: str, value: ArrayLike, shape: tuple[int, ...], low: float = -np.inf, high: float = np.inf
 ) -> Float[ndarray, "..."]:
     """Return real numbers broadcast to a shape and within a range."""
-    array = real(name, value)
+    array = _check.real(name, value)
     try:
         result = np.broadcast_to(array, shape)
     except ValueError:

@@ -7,7 +7,7 @@ import numpy as np
 from ssmlab import _check
 from ssmlab._typing import ArrayLike, Float, ndarray
 from ssmlab.family.matrix_state import MatrixState, queries_and_keys
-from ssmlab.family.member import fitted, real, tokens
+from ssmlab.family.member import fitted, tokens
 
 
 def retention(q: ArrayLike, k: ArrayLike, gamma: ArrayLike, *, start: int = 0) -> MatrixState:
@@ -63,7 +63,7 @@ def rotate(x: ArrayLike, *, start: int = 0) -> Float[ndarray, "*lead length keys
     array([[1.   , 0.   ],
            [0.54 , 0.841]])
     """
-    x = tokens("x", x)
+    x, start = tokens("x", x), _check.count("start", start, least=0)
     *_, length, d = x.shape
     if d % 2:
         raise ValueError(f"keys must be even, to be rotated in pairs; got {d}: add or drop one")
@@ -83,7 +83,12 @@ def head_norm(y: ArrayLike, *, eps: float = 1e-5) -> Float[ndarray, "..."]:
     >>> head_norm([1.0, 3.0]).round(3)
     array([-1.,  1.])
     """
-    y = real("y", y)
+    y, eps = _check.real("y", y), _check.number("eps", eps)
+    if not y.size or not y.ndim or eps < 0:
+        raise ValueError(
+            f"y must have shape (..., size) and hold a number, and eps be at least 0; got "
+            f"{y.shape} and {eps}: pass the outputs of each head on the last axis"
+        )
     centred = y - y.mean(-1, keepdims=True)
     return centred / np.sqrt(np.mean(centred**2, -1, keepdims=True) + eps)
 
@@ -96,5 +101,5 @@ def swish(x: ArrayLike) -> Float[ndarray, "..."]:
     >>> swish([-1000.0, 0.0, 1000.0])
     array([  -0.,    0., 1000.])
     """
-    x = real("x", x)
-    return x * (1 + np.tanh(x / 2)) / 2
+    x = _check.real("x", x)
+    return np.asarray(x * (1 + np.tanh(x / 2)) / 2)

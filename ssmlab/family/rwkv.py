@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ssmlab import _check
 from ssmlab._typing import ArrayLike, Float, ndarray
 from ssmlab.family.matrix_state import MatrixState, decays, queries_and_keys
-from ssmlab.family.member import Member, Values, fitted, real, tokens
+from ssmlab.family.member import Member, Values, fitted, tokens
 
 Vector = Float[ndarray, "*lead channels"]
 
@@ -69,7 +70,7 @@ class RWKV4(Member[State]):
 
     def step(self, v_t: ArrayLike, state: State, t: int = 0) -> tuple[Vector, State]:
         """Take the value of token t, (..., channels): return the output and the state after it."""
-        v_t, k_t = self._check_step(v_t, state, t), self.k[..., t, :]
+        (v_t, state), k_t = self._check_step(v_t, state, t), self.k[..., t, :]
         now = _add(state, self.u + k_t, v_t)
         decayed = state._replace(maximum=state.maximum - self.w)
         return now.numerator / now.denominator, _add(decayed, k_t, v_t)
@@ -105,13 +106,13 @@ class RWKV4(Member[State]):
                 f"v must have the {self.channels} channels of k on its last axis; got "
                 f"{v.shape[-1]}: each channel has its own keys here"
             )
-        if [np.shape(part) for part in state] != [shape] * 3:
+        parts = _check.parts(state, State)
+        if [part.shape for part in parts] != [shape] * 3:
             raise ValueError(
                 f"state must be three arrays of shape {shape}; got shapes "
-                f"{[np.shape(part) for part in state]}: pass the State that an earlier part "
-                "returned"
+                f"{[part.shape for part in parts]}: pass the State that an earlier part returned"
             )
-        return State(*(real("state", part) for part in state))
+        return State(*parts)
 
 
 def _add(state: State, exponent: Vector, v: Vector) -> State:

@@ -9,11 +9,12 @@ from ssmlab._typing import ArrayLike, Float, ndarray
 
 Coefficients = Float[ndarray, "state"] | Float[ndarray, "channels state"]  # c
 Signal = Float[ndarray, "length"] | Float[ndarray, "length channels"]  # x
+Values = Float[ndarray, ""] | Float[ndarray, "channels"] | Signal  # at one point or at many
 
 
 def norms(N: int) -> Float[ndarray, "state"]:
     """Return sqrt(2n + 1), n < N, which makes Legendre polynomials orthonormal on [0, 1]."""
-    return np.sqrt(2 * np.arange(_check.count("N", N)) + 1)
+    return np.sqrt(2 * np.arange(_check.width("N", N)) + 1)
 
 
 def duration(name: str, value: float) -> float:

@@ -81,7 +81,8 @@ def legt(N: int, theta: float = 1.0) -> Dynamics:
     """
     r, theta = norms(N), duration("theta", theta)
     alternating = np.outer(_signs(N), _signs(N))
-    return -np.outer(r, r) * np.where(np.tri(N, dtype=bool), 1, alternating) / theta, r / theta
+    A = -np.outer(r, r) * np.where(np.tri(N, dtype=bool), 1, alternating)
+    return _per_window(A, r, theta)
 
 
 def lmu(N: int, theta: float = 1.0) -> Dynamics:
@@ -124,7 +125,7 @@ def lagt(N: int) -> Dynamics:
     (array([[-1.,  0.],
            [-1., -1.]]), array([1., 1.]))
     """
-    N = _check.count("N", N)
+    N = _check.width("N", N)
     return -np.tri(N), np.ones(N)
 
 
@@ -157,7 +158,7 @@ def fourier(N: int, theta: float = 1.0) -> Dynamics:
     v = _fourier_basis(N, 0.0)
     turning = np.where(_sine(N), omega, 0)[1:]  # couples sine n with cosine n - 1
     A = np.diag(turning, -1) - np.diag(turning, 1) - 2 * np.outer(v, v)
-    return A / theta, 2 * v / theta
+    return _per_window(A, 2 * v, theta)
 
 
 @dataclass(frozen=True)
@@ -205,13 +206,28 @@ class Measure:
         array([[1.   , 1.732],
                [0.5  , 0.   ]])
         """
-        s = _check.array("s", s)
-        if ((s < 0) | (s > self.oldest)).any():
+        N, s = _check.width("N", N), _check.array("s", s)
+        if np.iscomplexobj(s) or ((s < 0) | (s > self.oldest)).any():
             raise ValueError(
-                f"s must lie between 0 (now) and {self.oldest:g}; got values from {s.min():g} to "
+                f"s must be real, from 0 (now) to {self.oldest:g}; got values from {s.min():g} to "
                 f"{s.max():g}: pass ages inside the window"
             )
-        return self.weight(s)[..., None] * self.basis(N, s) / self.energy(N)
+        weight = self.weight(s)[..., None]
+        with np.errstate(over="ignore", invalid="ignore"):
+            product = weight * self.basis(N, s) / self.energy(N)
+        return np.where(weight == 0, 0, product)  # a polynomial may overflow where e^-s is 0
+
+
+def _per_window(A: ndarray, B: ndarray, theta: float) -> Dynamics:
+    """Change the unit of time from a window to that of theta."""
+    with np.errstate(over="ignore"):
+        A, B = A / theta, B / theta
+    if not np.isfinite(A).all():
+        raise ValueError(
+            f"theta must be so long that A / theta does not overflow; got {theta:g}: measure time "
+            "in a smaller unit"
+        )
+    return A, B
 
 
 def _signs(N: int) -> Float[ndarray, "state"]:
@@ -226,7 +242,7 @@ def _sine(N: int) -> ndarray:
 
 def _frequencies(N: int) -> Float[ndarray, "state"]:
     """The angle by which each function of the Fourier basis turns over the window."""
-    odd = _check.count("N", N) % 2
+    odd = _check.width("N", N) % 2
     return np.pi * (2 * ((np.arange(N) + odd) // 2) + 1 - odd)
 
 

@@ -61,7 +61,7 @@ def legs_discrete(N: int, k: int, method: str = "exact") -> Dynamics:
     (array([[ 0.5  ,  0.   ],
            [-0.433,  0.25 ]]), array([0.5  , 0.433]))
     """
-    N, k = _check.count("N", N), _sample(k)
+    N, k = _check.width("N", N), _sample(k)
     if _check.choice("method", method, LEGS_METHODS) != "exact":
         A_bar, B_bar = discretize.METHODS[method](*legs(N), 1 / (k + 1))
         return A_bar, B_bar
@@ -110,6 +110,11 @@ def legt_step(
     c, x = _pair(c, x)
     step = _check.step_size(dt) / duration("theta", theta)
     alpha = ALPHA[_check.choice("method", method, ALPHA)]
+    if not np.isfinite(step * 4 * c.shape[-1]):
+        raise ValueError(
+            f"dt must be so small a part of theta that dt A does not overflow; got {dt:g} and "
+            f"{theta:g}: pass a smaller step"
+        )
     return _banded_step(_legt_bands(c.shape[-1]), c, x, step, alpha)
 
 
@@ -126,7 +131,7 @@ def legs_online(x: ArrayLike, N: int, method: str = "exact") -> History:
     >>> legs_online([1.0, 3.0, 5.0], 1).T
     array([[1., 2., 3.]])
     """
-    x, N = signal("x", x), _check.count("N", N)
+    x, N = signal("x", x), _check.width("N", N)
     _check.choice("method", method, LEGS_METHODS)
     history = np.empty((*x.shape, N))
     c = np.zeros(history.shape[1:])
@@ -149,7 +154,7 @@ def legt_online(x: ArrayLike, N: int, theta: float, method: str = "zoh") -> Hist
     >>> legt_online(np.ones(50), 2, theta=10)[-1].round(3)
     array([1., 0.])
     """
-    x, N, theta = signal("x", x), _check.count("N", N), duration("theta", theta)
+    x, N, theta = signal("x", x), _check.width("N", N), duration("theta", theta)
     if _check.choice("method", method, LEGT_METHODS) == "zoh":
         A_bar, B_bar = discretize.zoh(*legt(N, theta), 1.0)
     history = np.empty((*x.shape, N))

@@ -23,7 +23,7 @@ from scipy.special import roots_legendre
 
 from ssmlab import _check
 from ssmlab._typing import ArrayLike, Float, ndarray
-from ssmlab.hippo._common import Coefficients, Signal, coefficients, duration, norms, signal
+from ssmlab.hippo._common import Coefficients, Values, coefficients, duration, norms, signal
 
 _ROWS = 512  # the table of integrals of so many samples is in memory at one time
 
@@ -58,13 +58,12 @@ def basis_integral(N: int, r: ArrayLike) -> Float[ndarray, "... state"]:
            [ 0.5  , -0.433],
            [ 1.   ,  0.   ]])
     """
-    r = _fraction(r)
+    N, r = _check.width("N", N), _fraction(r)
     P = _legendre(N + 1, r)
     differences = (P[..., 2:] - P[..., :-2]) / (2 * norms(N)[1:])
     return np.concatenate([r[..., None], differences], axis=-1)
 
 
-@lru_cache(maxsize=16)
 def gauss(nodes: int) -> tuple[Float[ndarray, "nodes"], Float[ndarray, "nodes"]]:
     r"""Gauss-Legendre points and weights on [0, 1], exact for all degrees below twice the nodes.
 
@@ -77,7 +76,12 @@ def gauss(nodes: int) -> tuple[Float[ndarray, "nodes"], Float[ndarray, "nodes"]]
     >>> r.round(4), w.round(4)
     (array([0.2113, 0.7887]), array([0.5, 0.5]))
     """
-    r = (roots_legendre(_check.count("nodes", nodes))[0] + 1) / 2
+    return _gauss(_check.width("nodes", nodes))
+
+
+@lru_cache(maxsize=16)
+def _gauss(nodes: int) -> tuple[Float[ndarray, "nodes"], Float[ndarray, "nodes"]]:
+    r = (roots_legendre(nodes)[0] + 1) / 2
     w = 1 / np.square(basis(nodes, r)).sum(axis=-1)
     r.flags.writeable = w.flags.writeable = False
     return r, w
@@ -96,7 +100,7 @@ def project(x: ArrayLike, N: int) -> Coefficients:
     >>> project([1.0, 3.0], 2).round(3)
     array([2.   , 0.866])
     """
-    x, N = signal("x", x), _check.count("N", N)
+    x, N = signal("x", x), _check.width("N", N)
     c = np.zeros((*x.shape[1:], N))
     for start in range(0, len(x), _ROWS):
         part = x[start : start + _ROWS]
@@ -131,8 +135,9 @@ def project_function(
     >>> project_function(np.square, 3).round(4)
     array([0.3333, 0.2887, 0.0745])
     """
-    N, T = _check.count("N", N), duration("T", T)
-    r, w = gauss(4 * N if nodes is None else _check.count("nodes", nodes))
+    _check.function("f", f, "pass one of times, such as numpy.sin")
+    N, T = _check.width("N", N), duration("T", T)
+    r, w = gauss(4 * N if nodes is None else nodes)
     values = signal("f", f(T * r))
     if len(values) != len(r):
         raise ValueError(
@@ -159,8 +164,8 @@ def merge(pieces: Sequence[ArrayLike], lengths: Sequence[float]) -> Coefficients
     >>> np.allclose(merge([left, right], [3, 1]), project([5.0, 2.0, 2.0, 4.0], 8))
     True
     """
-    parts = [coefficients("pieces", piece) for piece in pieces]
-    widths = np.array([duration("lengths", length) for length in lengths])
+    parts = [coefficients("pieces", piece) for piece in _check.entries("pieces", pieces)]
+    widths = [duration("lengths", length) for length in _check.entries("lengths", lengths)]
     shapes = [part.shape for part in parts]
     if len(set(shapes)) != 1 or len(widths) != len(parts):
         raise ValueError(
@@ -170,8 +175,9 @@ def merge(pieces: Sequence[ArrayLike], lengths: Sequence[float]) -> Coefficients
     N = shapes[0][-1]
     u, w = gauss(N)
     phi_u = basis(N, u).T
-    shares = widths / widths.sum()
-    starts = np.cumsum(widths) / widths.sum() - shares
+    shares = np.array(widths) / max(widths)  # no sum of them overflows
+    shares /= shares.sum()
+    starts = np.cumsum(shares) - shares
     c = np.zeros(shapes[0])
     for part, start, share in zip(parts, starts, shares, strict=True):
         r = np.clip(start + share * u, 0, 1)  # rounding may step over an end
@@ -179,7 +185,7 @@ def merge(pieces: Sequence[ArrayLike], lengths: Sequence[float]) -> Coefficients
     return c
 
 
-def reconstruct(c: ArrayLike, r: ArrayLike) -> Signal:
+def reconstruct(c: ArrayLike, r: ArrayLike) -> Values:
     r"""Draw the function again: :math:`f(r) = \sum_n c_n\,\varphi_n(r)`.
 
     Clenshaw's sum keeps no table of the basis, so that a million points need little memory.
@@ -194,12 +200,13 @@ def reconstruct(c: ArrayLike, r: ArrayLike) -> Signal:
         raise ValueError(
             f"r must be a number or have shape (points,); got {r.shape}: pass r.ravel()"
         )
-    return legendre.legval(2 * r - 1, (c * norms(c.shape[-1])).T).T
+    return np.asarray(legendre.legval(2 * r - 1, (c * norms(c.shape[-1])).T)).T
 
 
 def _legendre(N: int, r: ndarray) -> Float[ndarray, "... state"]:
     """P_n(2r - 1), n < N."""
-    return legendre.legvander(2 * r - 1, _check.count("N", N) - 1).reshape(*r.shape, N)
+    N = _check.count("N", N)
+    return legendre.legvander(2 * r - 1, N - 1).reshape(*r.shape, N)
 
 
 def _fraction(r: ArrayLike) -> Float[ndarray, "..."]:

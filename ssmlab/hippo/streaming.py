@@ -9,7 +9,7 @@ import numpy as np
 
 from ssmlab import _check
 from ssmlab._typing import ArrayLike, Float, ndarray
-from ssmlab.hippo._common import Coefficients, Signal
+from ssmlab.hippo._common import Coefficients, Signal, Values
 from ssmlab.hippo.projection import basis_integral, merge, reconstruct
 
 CHUNK = 512  # samples that are projected together, by one product with a table of (CHUNK, N)
@@ -53,7 +53,7 @@ class LegSMemory:
     """
 
     def __init__(self, N: int, channels: int | None = None) -> None:
-        self.N = _check.count("N", N)
+        self.N = _check.width("N", N)
         self.channels = None if channels is None else _check.count("channels", channels)
         self._lengths: list[int] = []
         self._pieces: list[Coefficients] = []
@@ -93,7 +93,7 @@ class LegSMemory:
         newest = self._chunk[: self._filled].T @ _table(self.N, self._filled)
         return merge([*self._pieces, newest], [*self._lengths, self._filled])
 
-    def reconstruct(self, times: ArrayLike) -> Signal:
+    def reconstruct(self, times: ArrayLike) -> Values:
         """Draw the past as it is remembered, (points,) or (points, channels).
 
         ``times``, (points,), lie between 0 and ``length``; sample k lasts from k to k + 1, and its
@@ -140,18 +140,21 @@ class LegSMemory:
         >>> LegSMemory.restore(memory.save())
         LegSMemory(N=4, channels=2, length=0)
         """
-        if not all(key in saved for key in _SAVED):
+        known = list(saved) if isinstance(saved, Mapping) else [type(saved).__name__]
+        if not set(_SAVED) <= set(known):
             raise ValueError(
                 f"saved must hold {', '.join(map(repr, _SAVED))}; got "
-                f"{', '.join(map(repr, saved))}: restore what save() returned, unchanged"
+                f"{', '.join(map(repr, known))}: restore what save() returned, unchanged"
             )
         lengths, pieces, pending = (_check.array(f"saved[{key!r}]", saved[key]) for key in _SAVED)
         if (
-            pieces.ndim not in (2, 3)
+            any(map(np.iscomplexobj, (lengths, pieces, pending)))
+            or pieces.ndim not in (2, 3)
             or lengths.shape != pieces.shape[:1]
+            or pending.ndim != pieces.ndim - 1
             or pending.shape[1:] != pieces.shape[1:-1]
             or len(pending) >= CHUNK
-            or ((lengths <= 0) | (lengths % CHUNK != 0)).any()
+            or not _is_counter(lengths)
         ):
             raise ValueError(
                 f"saved must be what save() returned; got lengths {lengths}, pieces of shape "
@@ -204,6 +207,14 @@ class LegSMemory:
                 f"{x.dtype} of shape {x.shape}: make the memory with channels=... to fit the signal"
             )
         return x
+
+
+def _is_counter(lengths: Float[ndarray, "pieces"]) -> bool:
+    """Tell whether pieces can have these lengths: as the ones of a binary number, largest first."""
+    shorter = {CHUNK << k for k in range((LONGEST // CHUNK).bit_length() - 1)}
+    long = lengths % LONGEST == 0
+    falls = (lengths > 0).all() and (np.diff(lengths) < 0).all()
+    return bool(falls and long.sum() < 2 and shorter.issuperset(lengths[~long]))
 
 
 def _table(N: int, samples: int) -> Float[ndarray, "samples state"]:

@@ -27,7 +27,7 @@ def signal(
         )
     if like is None:
         return x
-    ops_check.same_device(name, x, like.device)
+    ops_check.same_device(name, x, "the parameters are", like.device)
     if x.dtype == like.dtype:
         return x
     if not (x.is_floating_point() and is_autocast(x.device)):

@@ -86,7 +86,7 @@ class Attention(Layer[Cache]):
         k = state.k if isinstance(state, Cache) else None
         past = k.shape[2] if isinstance(k, Tensor) and k.ndim == 4 else 0
         shape = batch, self.heads, past, self.size
-        empty = torch.empty(shape, dtype=self.out_proj.weight.dtype, device="meta")
+        empty = self.out_proj.weight.new_empty(()).expand(shape)
         if describe(state) != describe(Cache(empty, empty)):
             raise ValueError(
                 f"state must be {describe(Cache(empty, empty))}, with a past of any length; got "

@@ -111,11 +111,11 @@ def load_checkpoint(
         )
     try:
         device = torch.device(device)
-    except (RuntimeError, TypeError):
+    except (RuntimeError, TypeError, ValueError):
         raise ValueError(
             f"device must be one that torch knows; got {device!r}: pass for example 'cpu' or 'cuda'"
         ) from None
-    folder = Path(folder)
+    folder = _check.path("folder", folder)
     config, tensors = _read_config(folder), _read_tensors(folder)
     model = _implied(config, tensors)
     weights = _in_our_names(tensors, model.state_dict())
@@ -159,7 +159,9 @@ def save_checkpoint(
         _in_our_names(tensors, _implied(config, tensors).state_dict())
     except ValueError as error:
         raise ValueError(f"model must be one that load_checkpoint takes; got: {error}") from None
-    folder = Path(folder)
+    folder = _check.path("folder", folder)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"folder must be a folder; got the file {folder}: pass another")
     folder.mkdir(parents=True, exist_ok=True)
     waiting = folder / WAITING
     try:

@@ -216,7 +216,8 @@ class LanguageModel(nn.Module):
                 f"{name} must have shape {shape} and not be empty; got {tuple(tokens.shape)}: "
                 "add an axis for the batch if it is missing"
             )
-        ops_check.same_device(name, tokens, self.embedding.weight.device)
+        device = self.embedding.weight.device
+        ops_check.same_device(name, tokens, "the parameters are", device)
         if not ops_check.readable(tokens):
             return
         least, largest = int(tokens.min()), int(tokens.max())

@@ -204,13 +204,15 @@ def redraw(*modules: torch.nn.Module) -> None:
 
 
 def describe(state: Any) -> str:
-    """Write down a state's types and shapes.
+    """Write down a state's types, shapes and devices.
 
     >>> describe((torch.zeros(2, 3), None))
     'tuple(float32 of shape (2, 3), a NoneType)'
     """
     if isinstance(state, Tensor):
-        return f"{str(state.dtype).removeprefix('torch.')} of shape {tuple(state.shape)}"
+        what = f"{str(state.dtype).removeprefix('torch.')} of shape {tuple(state.shape)}"
+        what = what if state.layout is torch.strided else f"sparse {what}"
+        return what if state.device.type == "cpu" else f"{what} on {state.device}"
     if isinstance(state, tuple):
         return f"{type(state).__name__}({', '.join(map(describe, state))})"
     return f"a {type(state).__name__}"

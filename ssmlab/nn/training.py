@@ -20,6 +20,7 @@ from ssmlab.nn.layer import Layer
 from ssmlab.ops import _check as ops_check
 
 SLOWEST = 1e-3  # the largest learning rate of what sets a layer's time scales
+LARGEST = 1e6  # learning rate that an optimiser in float32 can take
 
 
 def fit(
@@ -85,8 +86,9 @@ def fit(
     """
     epochs, batch = _check.count("epochs", epochs), _check.count("batch", batch)
     seed = nn_check.seed(seed)
+    _check_model(model)
     for examples in ((x, labels), test or (x, labels)):
-        _check_examples(*examples)
+        _check_examples(model, *examples)
     if labels.dtype != torch.int64:
         raise TypeError(
             f"labels must be int64; got {labels.dtype}: convert them with labels.long()"
@@ -121,7 +123,8 @@ def accuracy(
     Options, such as ``rate=2``, go to the model. It is left in evaluation mode.
     """
     batch = _check.count("batch", batch)
-    _check_examples(x, labels)
+    _check_model(model)
+    _check_examples(model, x, labels)
     model.eval()
     parts = zip(x.split(batch), labels.split(batch), strict=True)
     right = sum(int((model(x, **options).argmax(-1) == y).sum()) for x, y in parts)
@@ -246,7 +249,10 @@ def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[d
     >>> len(slow["params"]), slow["lr"], slow["weight_decay"]
     (4, 0.001, 0.0)
     """
+    _check_model(model)
     lr = _check.positive("lr", lr, "pass the size of a step, such as 0.003")
+    if lr > LARGEST:
+        raise ValueError(f"lr must be at most {LARGEST:g}; got {lr:g}: pass a step such as 0.003")
     weight_decay = _check.number("weight_decay", weight_decay)
     if weight_decay < 0:
         raise ValueError(
@@ -296,18 +302,20 @@ def _descend(
 
 def _enough(batches: Any, steps: int) -> Iterator[Any]:
     """Ask for an iterable that is not known to be too short."""
-    if not isinstance(batches, Iterable):
+    try:
+        iterator = iter(batches)
+    except TypeError:
         raise TypeError(
             "batches must be an iterable of (tokens, targets), such as a DataLoader; got a "
             f"{type(batches).__name__}: pass for example itertools.repeat(batch)"
-        )
+        ) from None
     known = operator.length_hint(batches, steps)
     if known < steps:
         raise ValueError(
             f"batches must give a batch for each of the {steps} steps; got {known}: pass more, or "
             "ask for fewer steps"
         )
-    return iter(batches)
+    return iterator
 
 
 def _pairs(batches: Iterable[Any], steps: int) -> Iterator[tuple[Any, Any]]:
@@ -369,9 +377,19 @@ def _bar(items: Iterable[Any], progress: bool, unit: str, total: int | None = No
     return tqdm(items, unit=unit, total=total)
 
 
-def _check_examples(x: Tensor, labels: Tensor) -> None:
-    ops_check.tensor("x", x)
-    ops_check.tensor("labels", labels)
+def _check_model(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model must be a torch.nn.Module; got a {type(model).__name__}: pass for example a "
+            "SequenceClassifier"
+        )
+
+
+def _check_examples(model: nn.Module, x: Tensor, labels: Tensor) -> None:
+    weight = next(model.parameters(), x)
+    for name, value in {"x": x, "labels": labels}.items():
+        ops_check.tensor(name, value)
+        ops_check.same_device(name, value, "the parameters are", weight.device)
     if labels.ndim != 1 or x.ndim == 0 or len(x) != len(labels) or not len(x):
         raise ValueError(
             "x and labels must hold the same number of examples, at least one; got shapes "

@@ -10,6 +10,8 @@ from torch import Tensor
 def tensor(name: str, value: object) -> None:
     """Ask for a tensor, and say how an array or a list becomes one."""
     if isinstance(value, Tensor):
+        if value.layout is not torch.strided:
+            raise TypeError(f"{name} must be dense; got {value.layout}: pass {name}.to_dense()")
         return
     what, advice = f"a {type(value).__name__}", "a tensor"
     if isinstance(value, np.ndarray):
@@ -19,13 +21,21 @@ def tensor(name: str, value: object) -> None:
     raise TypeError(f"{name} must be a torch tensor; got {what}: pass {advice}")
 
 
-def same_device(name: str, value: Tensor, device: torch.device) -> None:
-    """Ask for a tensor where the parameters are: torch reads no index that is elsewhere."""
+def same_device(name: str, value: Tensor, others: str, device: torch.device) -> None:
+    """Ask for a tensor where the others are: torch reads no index that is elsewhere."""
     if value.device != device:
         raise ValueError(
-            f"{name} must be on {device}, as the parameters are; got {value.device}: move it with "
+            f"{name} must be on {device}, as {others}; got {value.device}: move it with "
             f"{name}.to({str(device)!r})"
         )
+
+
+def fit_together(**arguments: Tensor) -> None:
+    """Ask for dense tensors on one device."""
+    (first, like), *_ = arguments.items()
+    for name, value in arguments.items():
+        tensor(name, value)
+        same_device(name, value, f"{first} is", like.device)
 
 
 def readable(x: Tensor) -> bool:
@@ -53,8 +63,7 @@ def transformed(*tensors: Tensor) -> bool:
 
 def complex_modes(**arguments: Tensor) -> None:
     """Ask for complex tensors with an axis for the modes, of one size."""
-    for name, value in arguments.items():
-        tensor(name, value)
+    fit_together(**arguments)
     modes = next(iter(arguments.values())).shape[-1:]
     for name, value in arguments.items():
         if not value.is_complex():
@@ -70,9 +79,35 @@ def complex_modes(**arguments: Tensor) -> None:
             )
 
 
-def per_channel(dt: Tensor, channels: int) -> None:
+def broadcasting(*tensors: Tensor) -> bool:
+    """Tell whether the shapes broadcast."""
+    try:
+        torch.broadcast_shapes(*(t.shape for t in tensors))
+    except RuntimeError:
+        return False
+    return True
+
+
+def matrices(Lambda: Tensor, P: Tensor, **others: Tensor) -> None:
+    """Ask for complex Lambda and P, (channels, modes), and for others with these axes last."""
+    complex_modes(Lambda=Lambda, P=P, **others)
+    if Lambda.ndim != 2 or P.shape != Lambda.shape:
+        raise ValueError(
+            f"Lambda and P must have shape (channels, modes); got {tuple(Lambda.shape)} and "
+            f"{tuple(P.shape)}: give each channel its modes"
+        )
+    for name, value in others.items():
+        if value.shape[-2:] != Lambda.shape:
+            raise ValueError(
+                f"{name} must have shape (..., channels, modes), {tuple(Lambda.shape)} as Lambda "
+                f"at the end; got {tuple(value.shape)}: give each channel its modes"
+            )
+
+
+def per_channel(dt: Tensor, Lambda: Tensor) -> None:
     """Ask for one positive step size for each channel."""
-    tensor("dt", dt)
+    fit_together(Lambda=Lambda, dt=dt)
+    channels = len(Lambda)
     wrong = dt.shape != (channels,) or not dt.is_floating_point()
     if wrong or (readable(dt) and not bool((dt > 0).all())):
         raise ValueError(

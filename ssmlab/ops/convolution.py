@@ -9,7 +9,7 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 
 from ssmlab._typing import Float
-from ssmlab.ops._check import tensor, transformed
+from ssmlab.ops._check import fit_together, transformed
 from ssmlab.ops._precision import full_precision
 
 
@@ -42,8 +42,7 @@ def fft_convolution(
             [1.5000],
             [1.7500]])
     """
-    tensor("x", x)
-    tensor("K_bar", K_bar)
+    fit_together(x=x, K_bar=K_bar)
     if x.dtype not in (torch.float32, torch.float64) or K_bar.dtype != x.dtype:
         raise TypeError(
             f"x and K_bar must both be float32 or both float64; got {x.dtype} and {K_bar.dtype}: "

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ssmlab import _check
 from ssmlab._typing import Complex, Float
-from ssmlab.ops._check import complex_modes, per_channel
+from ssmlab.ops._check import broadcasting, fit_together, matrices, per_channel
 from ssmlab.ops._precision import full_precision
 
 Modes = Complex[Tensor, "channels modes"]
@@ -62,8 +62,14 @@ def dplr_step(
     >>> dplr_step(-one, 0 * one, one, dt=torch.ones(1), z=3 * one, x=torch.zeros(1))
     tensor([[1.+0.j]])
     """
-    complex_modes(Lambda=Lambda, P=P, B=B, z=z)
-    per_channel(dt, len(Lambda))
+    matrices(Lambda, P, B=B, z=z)
+    per_channel(dt, Lambda)
+    fit_together(z=z, x=x)
+    if x.is_complex() or x.shape[-1:] != Lambda.shape[:1] or not broadcasting(x, z[..., 0]):
+        raise ValueError(
+            f"x must be real, of shape (..., channels) to fit z; got {x.dtype} of shape "
+            f"{tuple(x.shape)} beside {tuple(z.shape)}: pass one number for each channel"
+        )
     step = dt[:, None]
     d = 1 / (1 - step / 2 * Lambda)
     dP = d * P
@@ -116,8 +122,13 @@ def dplr_kernel(
     >>> dplr_kernel(-one, 0 * one, one, one / 2, torch.tensor([1.0]), 4).squeeze()
     tensor([1.0000, 0.3333, 0.1111, 0.0370], dtype=torch.float64)
     """
-    complex_modes(Lambda=Lambda, P=P, B_bar=B_bar, C=C)
-    per_channel(dt, len(Lambda))
+    matrices(Lambda, P, B_bar=B_bar, C=C)
+    per_channel(dt, Lambda)
+    if not broadcasting(B_bar, C):
+        raise ValueError(
+            f"B_bar and C must have leading axes that broadcast; got {tuple(B_bar.shape)} and "
+            f"{tuple(C.shape)}: give them the same ones"
+        )
     length = _check.count("length", length)
     block = 2 ** math.ceil(math.log2(length) / 2)
     dtype = C.real.dtype

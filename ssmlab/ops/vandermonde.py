@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ssmlab import _check
 from ssmlab._typing import Complex, Float
-from ssmlab.ops._check import complex_modes
+from ssmlab.ops._check import broadcasting, complex_modes
 from ssmlab.ops._precision import full_precision
 
 Modes = Complex[Tensor, "... channels modes"]
@@ -47,10 +47,10 @@ def vandermonde(weights: Modes, A_bar: Modes, length: int) -> Float[Tensor, "...
     tensor([2.0000, 0.0000, 0.5000, 0.0000], dtype=torch.float64)
     """
     complex_modes(weights=weights, A_bar=A_bar)
-    if min(weights.ndim, A_bar.ndim) < 2:
+    if min(weights.ndim, A_bar.ndim) < 2 or not broadcasting(weights, A_bar):
         raise ValueError(
-            f"weights and A_bar must have shape (..., channels, modes); got {tuple(weights.shape)} "
-            f"and {tuple(A_bar.shape)}: add an axis for the channels"
+            f"weights and A_bar must have shape (..., channels, modes) and broadcast; got "
+            f"{tuple(weights.shape)} and {tuple(A_bar.shape)}: give both the same channels"
         )
     length = _check.count("length", length)
     block = 2 ** math.ceil(math.log2(length) / 2)
@@ -66,7 +66,7 @@ def _powers(
     a: Modes, w: Modes, count: int, dtype: torch.dtype
 ) -> tuple[Float[Tensor, "... channels state count"], Modes]:
     """Tabulate (Re, Im) of w a^j for j < count by doubling; and a^count for a power of two."""
-    table = w.to(a.dtype)[..., None]
+    table = w.to(a.dtype).expand(torch.broadcast_shapes(w.shape, a.shape))[..., None]
     while table.shape[-1] < count:
         more = count - table.shape[-1]
         table = torch.cat([table, table[..., :more] * a[..., None]], -1)

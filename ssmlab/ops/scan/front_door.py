@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ssmlab import _check
 from ssmlab._typing import Float, Inexact
-from ssmlab.ops._check import transformed
+from ssmlab.ops._check import same_device, tensor, transformed
 from ssmlab.ops.scan.backend import Problem, Whole, surround
 from ssmlab.selective import check_kinds, check_shapes
 
@@ -148,6 +148,13 @@ def selective_scan_step(
     >>> y
     tensor([[0.3679]])
     """
+    for name, value in {"x": x, "dt": dt, "z": x if z is None else z}.items():
+        tensor(name, value)
+        if value.ndim != 2:
+            raise ValueError(
+                f"{name} must have shape (batch, channels); got {tuple(value.shape)}: pass one "
+                "sample of each sequence"
+            )
     y, h = selective_scan(
         x[:, None],
         dt[:, None],
@@ -168,21 +175,13 @@ def selective_scan_step(
 def _check_tensors(tensors: dict[str, Tensor]) -> torch.dtype:
     """Check types, devices and shapes; return the type of the state."""
     for name, value in tensors.items():
-        if not isinstance(value, Tensor):
-            raise TypeError(
-                f"{name} must be a torch tensor; got {type(value).__name__}: convert it with "
-                "torch.as_tensor, or use ssmlab.selective_scan for arrays"
-            )
+        tensor(name, value)
         if not (value.is_floating_point() or value.is_complex()) or value.dtype.itemsize == 1:
             raise TypeError(
                 f"{name} must be of type float16, bfloat16, float32, float64 or complex; got "
                 f"{value.dtype}: convert it, for example with {name}.float()"
             )
-        if value.device != tensors["x"].device:
-            raise ValueError(
-                f"{name} must be on the device of x, {tensors['x'].device}; got {value.device}: "
-                f"move it with {name}.to(x.device)"
-            )
+        same_device(name, value, "x is", tensors["x"].device)
     check_shapes(**tensors)
     check_kinds({name: value.is_complex() for name, value in tensors.items()})
     double = any(v.dtype in (torch.float64, torch.complex128) for v in tensors.values())
