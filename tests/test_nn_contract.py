@@ -7,6 +7,7 @@ import io
 import pytest
 import torch
 from layer_cases import CHANNELS, DEVICES, LAYERS, TOLERANCE, by_steps, leaves, make, noise, rebuilt
+from torch.nn.modules.module import register_module_forward_hook
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -269,7 +270,40 @@ def test_adapters(name):
     for module in (m for m in layer.modules() if isinstance(m, kinds)):
         seen = []
         handle = module.register_forward_hook(lambda m, inputs, y: seen.append(1))  # noqa: B023
-        torch.testing.assert_close(layer(x), y)
-        torch.testing.assert_close(layer.step(x[:, 0], state)[0], y_t)
+        assert_close(layer(x), y)
+        assert_close(layer.step(x[:, 0], state)[0], y_t)
         handle.remove()
         assert len(seen) >= 2
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_adapters_that_replace_forward_or_watch_all_modules(name):
+    layer, x = make(name), noise(2, 5, CHANNELS)
+    state, y = layer.initial_state(2), layer(x)
+    kinds = torch.nn.Linear, torch.nn.Conv1d
+    modules = {m for m in layer.modules() if isinstance(m, kinds)}
+    seen = []
+    handle = register_module_forward_hook(lambda m, inputs, y: seen.append(m))
+    assert_close(layer(x), y)
+    layer.step(x[:, 0], state)
+    handle.remove()
+    assert all(seen.count(m) >= 2 for m in modules)
+    for module in modules:
+        module.forward = lambda x, old=module.forward: 0 * old(x)
+        assert not torch.allclose(layer(x), y)
+        del module.forward
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_one_sequence_of_a_returned_state_can_be_reset(name):
+    """In place, with gradients on: the sequences of a batch end at different times."""
+    layer, x = make(name), noise(2, 5, CHANNELS)
+    if isinstance(layer, nn.Attention):
+        pytest.skip("a cache has one length for all its sequences")
+    _, state = layer(x, return_state=True)
+    going_on = layer(x[1:], rebuilt(state, iter([leaf[1:].clone() for leaf in leaves(state)])))
+    for leaf, fresh in zip(leaves(state), leaves(layer.initial_state(2)), strict=True):
+        leaf[0] = fresh[0]
+    y = layer(x, state)
+    assert_close(y[:1], layer(x[:1]))
+    assert_close(y[1:], going_on)

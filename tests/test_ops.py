@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.testing import assert_close
 
 from ssmlab import diagonal, lti, ops, s4
@@ -64,6 +65,15 @@ def test_convolution_has_second_derivatives():
     x = torch.randn(2, 6, 3, dtype=torch.float64, requires_grad=True)
     K_bar = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(ops.fft_convolution, (x, K_bar))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script")  # torch's own, in make_dual
+def test_convolution_in_forward_mode():
+    x, K_bar = torch.randn(2, 5, 3).double(), torch.randn(5, 3).double()
+    with forward_ad.dual_level():
+        y = ops.fft_convolution(forward_ad.make_dual(x, x), forward_ad.make_dual(K_bar, K_bar))
+        tangent = forward_ad.unpack_dual(y).tangent
+    assert_close(tangent, 2 * ops.fft_convolution(x, K_bar))  # bilinear
 
 
 def test_convolution_in_torch_func():

@@ -21,7 +21,7 @@ from scan_cases import (
     run,
     wide,
 )
-from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 import ssmlab
 from ssmlab.ops import selective_scan, selective_scan_step
@@ -125,6 +125,30 @@ def test_second_derivative_of_the_kernel_is_refused():
     x = p["x"].requires_grad_()
     with pytest.raises(RuntimeError, match=r"no second derivative.*use backend='torch'"):
         torch.autograd.grad(run(p, "cpu")[0].sum(), x, create_graph=True)
+
+
+def test_many_gradients_at_a_time():
+    p = problem()
+    x = p["x"].requires_grad_()
+    many = torch.randn(3, *x.shape, dtype=x.dtype)
+    right = [torch.autograd.grad(run(p, "torch")[0], x, one)[0] for one in many]
+    found = torch.autograd.grad(run(p, "torch")[0], x, many, is_grads_batched=True)[0]
+    assert_close(found, torch.stack(right), 1e-12)
+    with pytest.raises(RuntimeError, match=r"one gradient at a time.*use backend='torch'"):
+        torch.autograd.grad(run(p, "cpu")[0], x, many, is_grads_batched=True)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script")  # torch's own, in make_dual
+def test_forward_mode():
+    """The derivative in a direction, beside a difference quotient."""
+    p = problem()
+    direction = torch.randn_like(p["x"])
+    with forward_ad.dual_level():
+        y, h = run(p | {"x": forward_ad.make_dual(p["x"], direction)}, "auto")
+        found = [forward_ad.unpack_dual(v).tangent for v in (y, h)]
+    ends = (run(p | {"x": p["x"] + s * direction}, "cpu") for s in (1e-6, -1e-6))
+    for tangent, above, below in zip(found, *ends, strict=True):
+        assert_close(tangent, (above - below) / 2e-6, 1e-8)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.module import _has_any_global_hook
 
 from ssmlab import _check, ops
 from ssmlab._typing import Float
@@ -255,7 +256,8 @@ def is_plain(module: nn.Module) -> bool:
     """Tell whether a module is torch's own, with no hook: its weights may be read past it."""
     before, after = module._forward_pre_hooks, module._forward_hooks
     backward = [*module._backward_pre_hooks, *module._backward_hooks]
-    return type(module) in (nn.Linear, nn.Conv1d) and not (before or after or backward)
+    hooked = before or after or backward or _has_any_global_hook() or "forward" in vars(module)
+    return type(module) in (nn.Linear, nn.Conv1d) and not hooked
 
 
 def causal_convolution(

@@ -52,13 +52,17 @@ def readable(x: Tensor) -> bool:
 
 
 def transformed(*tensors: Tensor) -> bool:
-    """Tell whether a tensor is in the hands of ``torch.func`` (grad, vmap, ...).
+    """Tell whether a tensor is in the hands of ``torch.func`` (grad, vmap, ...), or forward mode.
 
-    What is written by hand is then left to torch's own operations, which it knows.
+    What is written by hand is then left to torch's own operations, which both know.
     """
     if torch.compiler.is_compiling():
         return False
-    return any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors))
+    if torch.autograd.forward_ad._current_level >= 0:
+        return True
+    functorch = torch._C._functorch
+    kinds = functorch.is_functorch_wrapped_tensor, functorch.is_legacy_batchedtensor
+    return any(is_kind(t) for t in tensors for is_kind in kinds)
 
 
 def complex_modes(**arguments: Tensor) -> None:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ssmlab.ops._check import transformed
+
 
 class Problem(NamedTuple):
     """The arguments of :func:`ssmlab.ops.selective_scan`, checked."""
@@ -47,17 +49,17 @@ def surround(scan: Bare, problem: Problem) -> tuple[Tensor, Tensor]:
     return y.to(x.dtype), h
 
 
-def refuse_second_derivative(backend: str) -> None:
-    """Raise in a hand-written backward pass that torch is asked to differentiate.
+def check_gradients(backend: str, *gradients: Tensor) -> None:
+    """Ask, in a hand-written backward pass, for one gradient, which is not to be differentiated.
 
     Raises
     ------
     RuntimeError
-        If the pass runs under ``create_graph=True``.
+        If the pass runs under ``create_graph=True`` or ``is_grads_batched=True``.
 
     Examples
     --------
-    >>> refuse_second_derivative("cpu")
+    >>> check_gradients("cpu")
     Traceback (most recent call last):
         ...
     RuntimeError: backend 'cpu' has no second derivative; create_graph=True asks for it: use
@@ -67,4 +69,9 @@ def refuse_second_derivative(backend: str) -> None:
         raise RuntimeError(
             f"backend {backend!r} has no second derivative; create_graph=True asks for it: use "
             "backend='torch', which nn.Mamba and nn.S6 have as an attribute"
+        )
+    if transformed(*gradients):
+        raise RuntimeError(
+            f"backend {backend!r} takes one gradient at a time; is_grads_batched=True gives many: "
+            "use backend='torch', which nn.Mamba and nn.S6 have as an attribute"
         )

@@ -64,8 +64,8 @@ def selective_scan(
         Whether to return the state after the last step too.
     backend : {"auto", "torch", "cpu", "triton"}
         "triton" is a GPU kernel, "cpu" a compiled one, "torch" a plain loop for any device. "auto"
-        takes the fastest that is installed and takes these tensors: inside ``torch.func`` and
-        ``torch.export``, the loop.
+        takes the fastest that is installed and takes these tensors: inside ``torch.func``, forward
+        mode and ``torch.export``, the loop.
 
     Returns
     -------
@@ -83,9 +83,9 @@ def selective_scan(
     Notes
     -----
     Differentiable in every tensor, the last state too; the compiled backends refuse a second
-    derivative. Arithmetic is in float32, or float64 if any argument is; float16 and bfloat16 are
-    read and written as such. Any strides are taken. The result is the same bits in every run.
-    Memory: the fast backends never store (batch, length, channels, state).
+    derivative and ``is_grads_batched``. Arithmetic is in float32, or float64 if any argument is;
+    float16 and bfloat16 are read and written as such. Any strides are taken. The result is the same
+    bits in every run. Memory: the fast backends never store (batch, length, channels, state).
     Source: Gu and Dao, "Mamba: linear-time sequence modeling with selective state spaces",
     arXiv:2312.00752; chapters 11 and 13. The slow twin is :func:`ssmlab.selective.selective_scan`.
 
@@ -193,8 +193,8 @@ def _for_functions(name: str) -> str:
     """Choose for tensors that are in the hands of ``torch.func`` or ``torch.export``."""
     if name not in ("auto", "torch"):
         raise ValueError(
-            "backend must be 'auto' or 'torch' inside torch.func and torch.export, which know "
-            f"torch's own operations only; got {name!r}: leave it out"
+            "backend must be 'auto' or 'torch' inside torch.func, forward mode and torch.export, "
+            f"which know torch's own operations only; got {name!r}: leave it out"
         )
     return "torch"
 

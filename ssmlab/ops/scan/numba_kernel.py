@@ -33,7 +33,7 @@ from numba.extending import overload
 from torch import Tensor
 
 from ssmlab._typing import Float, Inexact, ndarray
-from ssmlab.ops.scan.backend import refuse_second_derivative
+from ssmlab.ops.scan.backend import check_gradients
 
 T = 32  # steps a chunk
 BLOCK = 64  # channels a block, at most
@@ -84,7 +84,7 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, dh: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_derivative("cpu")
+        check_gradients("cpu", dy, dh)
         x, dt, A, B, C, saved = ctx.saved_tensors
         plan = ctx.plan
         dx, ddt, g = torch.empty_like(x), torch.empty_like(dt), plan.pack(dh)
@@ -122,7 +122,7 @@ class _Plan:
         """Undo :meth:`pack`."""
         M = np.empty_like(packed)
         M[..., self.order] = packed
-        return torch.from_numpy(M).unflatten(-1, self.shape)
+        return torch.from_numpy(M.reshape(*M.shape[:-1], *self.shape))
 
     def rows(self, M: Tensor) -> ndarray:
         """Give B or C the axes (batch, groups, length, state), or pack it if it is constant."""

@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ssmlab._typing import Complex, Float
-from ssmlab.ops.scan.backend import Problem, refuse_second_derivative
+from ssmlab.ops.scan.backend import Problem, check_gradients
 from ssmlab.ops.scan.launch import Call, strides
 
 
@@ -57,7 +57,7 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, dh: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_derivative("triton")
+        check_gradients("triton", dy, dh)
         x, dt, A, B, C, saved = ctx.saved_tensors
         call = ctx.call
         dx, ddt, dB, dC = torch.empty_like(x), torch.empty_like(x), call.parts(B), call.parts(C)

@@ -26,7 +26,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ssmlab.ops.scan.backend import Problem, refuse_second_derivative
+from ssmlab.ops.scan.backend import Problem, check_gradients
 from ssmlab.ops.scan.launch import Call, strides
 
 SHARE = {"forward": 2, "channels": 2, "states": 8}  # threads that share a channel, by kernel
@@ -61,7 +61,7 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, dh: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_derivative("triton")
+        check_gradients("triton", dy, dh)
         x, dt, A, B, C, D, z, bias, saved = ctx.saved_tensors
         call = ctx.call
         dy, dh = _laid_out_as(x, dy.resolve_neg()), dh.resolve_neg()
