@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -54,6 +55,36 @@ def test_figures_of_a_chapter_are_named_once():
     ]
     named = [name for name in names if name]
     assert sorted(set(named)) == sorted(named)
+
+
+def words(text: str) -> str:
+    """Write a text in small letters, with one space between words."""
+    return re.sub(r"[-\s*]+", " ", text).lower()
+
+
+def places_without_their_word(glossary: str, chapters: dict[str, str]) -> list[str]:
+    """Find the glossary's terms that lead to a chapter in which they do not occur."""
+    missing = []
+    for term, text in re.findall(r"^(\w.*)\n.*\n((?:  .*\n?)+)", glossary, re.MULTILINE):
+        word = words(re.sub(r" \(.*\)", "", term)).removesuffix("s")
+        for label in re.findall(r"<(ch-[\w-]+)>", text):
+            if word not in chapters[label] and f"{word[:-1]}ie" not in chapters[label]:
+                missing.append(f"{term}: {label}")
+    return missing
+
+
+def test_glossary_leads_to_where_the_word_is():
+    chapters = {}
+    for path in notebooks.chapters():
+        cells = nbformat.read(path, as_version=4).cells
+        text = "\n".join(c.source for c in cells if c.cell_type == "markdown")
+        text += "\n".join(json.dumps(c.metadata) for c in cells)
+        if label := re.match(r"\((ch-[\w-]+)\)=", text):
+            chapters[label[1]] = words(text)
+    glossary = (ROOT / "book" / "appendix_glossary.md").read_text("utf8")
+    assert places_without_their_word(glossary, chapters) == []
+    broken = "Woodbury\n伍德伯里\n  An identity. Ch. {ref}`1 <ch-state>`.\n"
+    assert places_without_their_word(broken, chapters) == ["Woodbury: ch-state"]
 
 
 # The rules: a clean notebook passes, and each way to break one is seen
