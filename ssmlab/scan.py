@@ -139,8 +139,8 @@ def blelloch(operator: Operator[V], elements: Sequence[V]) -> Scan[V]:
 def chunked(operator: Operator[V], elements: Sequence[V], chunk: int = 8) -> Scan[V]:
     """Scan chunks side by side, then their ends in sequence, then carry each end into the next.
 
-    ``chunk`` is how many elements a chunk holds. This is what a GPU does with the selective scan
-    when there are too few channels to fill it.
+    ``chunk`` is how many elements a chunk holds. A scan for machines with more lanes than
+    recurrences.
 
     Examples
     --------

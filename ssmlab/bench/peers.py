@@ -109,7 +109,7 @@ def of_mambapy(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor
 
 
 def of_mamba_ssm(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
-    """Take the CUDA kernel of mamba_ssm."""
+    """Take the CUDA kernel of mamba_ssm, which first copies x, dt, B and C: it wants time last."""
     interface = importlib.import_module("mamba_ssm.ops.selective_scan_interface")
     return interface.selective_scan_fn(x.mT, dt.mT, A, B.mT, C.mT).mT
 

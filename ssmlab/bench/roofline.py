@@ -47,7 +47,7 @@ def bytes_per_second(device: str = "cpu", size: int = 2**27) -> float:
 
 
 def exponentials_per_second(device: str = "cpu") -> float:
-    """Take e^z in float32 and do nothing else, with all threads that torch uses.
+    """Take e^z in float32, sum it and do nothing else, with all threads that torch uses.
 
     On a CPU it is the exponential of the compiled kernel, on a GPU that of Triton: a faster one
     would be a higher ceiling.

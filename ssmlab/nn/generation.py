@@ -1,4 +1,4 @@
-r"""Generate text, one token at a time, in memory that does not grow with its length."""
+r"""Generate text, one token at a time, in no more memory than the state of the model takes."""
 
 from __future__ import annotations
 
