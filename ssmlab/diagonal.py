@@ -133,7 +133,8 @@ def dss_kernel(A: ArrayLike, W: ArrayLike, dt: ArrayLike, length: int) -> Kernel
     .. math:: \bar K_l = \operatorname{Re} \sum_n \frac{W_n}{\lambda_n}
               \frac{e^{l \Delta \lambda_n}}{\sum_{r<L} e^{r \Delta \lambda_n}}
 
-    The real part of A is negative. The sum over r is geometric, and what remains is S4D's kernel
+    The softmax bounds the kernel for any sign of the real part of A, and the authors use that;
+    here it is negative. The sum over r is geometric, and what remains is S4D's kernel
     with zero-order hold, B = 1 and :math:`C = W / (2 (e^{L \Delta \lambda} - 1))`. So W belongs to
     one length, as S4's :math:`\tilde C` does, and there is no factor 2: DSS has no conjugate pairs.
     Source: Gupta, Gu and Berant, "Diagonal state spaces are as effective as structured state
@@ -150,8 +151,8 @@ def dss_kernel(A: ArrayLike, W: ArrayLike, dt: ArrayLike, length: int) -> Kernel
     A, W, dt = _broadcast(A=A, W=W, dt=dt)
     if (A.real >= 0).any():
         raise ValueError(
-            f"A must have negative real parts; got {A.real.max():g}: the kernel of a mode that "
-            "does not decay has no bound"
+            f"A must have negative real parts; got {A.real.max():g}: DSS allows a mode that grows, "
+            "but this function computes decaying modes only"
         )
     return kernel(A, np.ones_like(A), W / (2 * np.expm1(length * dt * A)), dt[..., 0], length)
 

@@ -170,7 +170,8 @@ def latest_value(
     Notes
     -----
     A pair is one token, so that no model needs to look one token back. With ``writes=keys`` nothing
-    is overwritten, and the task is multi-query associative recall. Chapter 10.
+    is overwritten, and the task is multi-query associative recall but for that: there a key and its
+    value are two tokens. Chapter 10.
 
     Examples
     --------
