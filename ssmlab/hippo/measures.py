@@ -142,9 +142,10 @@ def fourier(N: int, theta: float = 1.0) -> Dynamics:
 
     A Fourier series meets a jump in its middle: at s = 0 it gives
     :math:`\frac12 (x(t) + x(t - \theta))`, for even N with a minus. Solved for what leaves the
-    window, :math:`x(t - \theta)`, this makes the factors 2. Public codes have 1 or 2 there; with 1
-    the kernels do not end with the window. Source of the 2: How to Train Your HiPPO
-    (arXiv:2206.12037); chapter 7.
+    window, :math:`x(t - \theta)`, this makes the factors 2. The code state-spaces/s4 has them at
+    theta = 2 (``fourier``, where they are 1) and theta = 1 (``fourier2``), with a constant for even
+    N; its ``fourier_decay`` has half of them, and its kernels do not end with the window. Source of
+    the 2: How to Train Your HiPPO (arXiv:2206.12037); chapter 7.
 
     Examples
     --------

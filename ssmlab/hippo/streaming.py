@@ -1,4 +1,4 @@
-r"""The whole past of a signal in N numbers a channel, exactly, however long the signal is."""
+r"""N coefficients of the whole past a channel, exactly, however long the signal is."""
 
 from __future__ import annotations
 
