@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import runpy
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -154,3 +155,53 @@ def test_the_last_channels_of_a_large_scan_are_those_of_a_small_one(load, monkey
     gpu = load("gpu_checks")
     monkeypatch.setattr(gpu, "GPU", "cpu")
     assert gpu.scan_elements(True, 20, 2, backward=True) < 1e-6
+
+
+# --- where the records come from -----------------------------------------------------------------
+
+#: Records that are to be measured again, and what is wrong with each.
+OWED = dict.fromkeys(
+    (
+        "byte_model",
+        "family_costs",
+        "family_task",
+        "generation_costs",
+        "induction_model",
+        "three_views",
+    ),
+    "its commit is not in the history",
+) | dict.fromkeys(
+    ("digits", "hippo_million", "s4_costs", "s4_kernels", "vandermonde"),
+    "its commit does not hold the script",
+)
+
+
+def git(*arguments: str) -> bool:
+    """Ask git, and tell whether it agrees."""
+    command = ("git", "-C", FOLDER, *arguments)
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def complaint(name: str, made: dict[str, Any]) -> str | None:
+    """Say what is wrong with a record's provenance: the script must be in its commit, unchanged."""
+    commit = str(made["commit"])
+    if not git("merge-base", "--is-ancestor", commit, "HEAD"):
+        return "its commit is not in the history"
+    places = (f"{commit}:book/{folder}/{name}.py" for folder in ("experiments", "results"))
+    if not any(git("cat-file", "-e", place) for place in places):
+        return "its commit does not hold the script"
+    return "it was measured with changes" if made["dirty"] else None
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.json")))
+def test_a_record_comes_from_a_commit(name: str) -> None:
+    whole = git("rev-parse", "HEAD") and not (FOLDER.parents[1] / ".git" / "shallow").exists()
+    if not whole:
+        pytest.skip("a checkout without its history")
+    made = results.load_results(FOLDER / f"{name}.json")["provenance"]
+    assert complaint(name, made) == OWED.get(name)
+
+
+def test_a_commit_that_nobody_has_is_seen() -> None:
+    made = {"commit": "0" * 40, "dirty": False}
+    assert complaint("three_views", made) == "its commit is not in the history"
