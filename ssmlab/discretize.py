@@ -93,7 +93,8 @@ def foh(A: ArrayLike, B: ArrayLike, dt: float) -> tuple[StateMatrix, InputMatrix
               \bar B_{\text{prev}} = \Delta\,(\varphi_1 - \varphi_2)(\Delta A)\,B
 
     The line needs both of its ends, so this is the one method that returns three matrices, the last
-    in the shape of ``B``. A dense A goes through the exponential of
+    in the shape of ``B``; it is found as a difference, and its error is relative to B_bar. A dense
+    A goes through the exponential of
     :math:`\begin{bmatrix} \Delta A & \Delta B & 0 \\ 0 & 0 & I \\ 0 & 0 & 0 \end{bmatrix}`. Order
     2. Source: Van Loan (1978).
 

@@ -47,7 +47,7 @@ def selective_scan(
     ----------
     x : array_like, (batch, length, channels)
     dt : array_like, (batch, length, channels)
-        Step sizes, in the unit of time of A.
+        Step sizes, in the unit of time of A. A negative one is taken as it is: decays grow.
     A : array_like, (channels, state)
         The diagonal of each channel's A; real, or complex with half of each conjugate pair.
     B, C : array_like

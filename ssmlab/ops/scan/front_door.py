@@ -43,7 +43,8 @@ def selective_scan(
     ----------
     x : Tensor, (batch, length, channels)
     dt : Tensor, (batch, length, channels)
-        Step sizes; with ``softplus``, what they are made from.
+        Step sizes (a negative one is taken as it is: decays grow); with ``softplus``, what they are
+        made from.
     A : Tensor, (channels, state)
         The diagonal of each channel's A; real, or complex with half of each conjugate pair, and
         then :math:`y = 2 \operatorname{Re}(C h) + D x`.
