@@ -133,8 +133,8 @@ def dss_kernel(A: ArrayLike, W: ArrayLike, dt: ArrayLike, length: int) -> Kernel
     .. math:: \bar K_l = \operatorname{Re} \sum_n \frac{W_n}{\lambda_n}
               \frac{e^{l \Delta \lambda_n}}{\sum_{r<L} e^{r \Delta \lambda_n}}
 
-    The softmax bounds the kernel for any sign of the real part of A, and the authors use that;
-    here it is negative. The sum over r is geometric, and what remains is S4D's kernel
+    The softmax divides a mode that grows by its own sum, and the authors use that; here the real
+    part of A is negative. The sum over r is geometric, and what remains is S4D's kernel
     with zero-order hold, B = 1 and :math:`C = W / (2 (e^{L \Delta \lambda} - 1))`. So W belongs to
     one length, as S4's :math:`\tilde C` does, and there is no factor 2: DSS has no conjugate pairs.
     Source: Gupta, Gu and Berant, "Diagonal state spaces are as effective as structured state
