@@ -87,6 +87,74 @@ def test_glossary_leads_to_where_the_word_is():
     assert places_without_their_word(broken, chapters) == ["Woodbury: ch-state"]
 
 
+PAPER = dict.fromkeys(("18.3", "56.4", "99.8"), "the Mamba paper, table 1")
+#: Numbers of the text that no cell prints, and where they come from.
+STATED: dict[str, dict[str, str]] = {
+    "06_hippo": {"1.49": "the issue that is named beside it"},
+    "11_selectivity": PAPER
+    | dict.fromkeys(("10.93", "10.15", "9.98", "9.81", "8.71"), "the Mamba paper")
+    | {"0.9999": "what an exercise asks for"},
+    "14_mamba": PAPER,
+}
+
+
+def unprinted(nb: Any) -> list[str]:
+    """List the decimal numbers of text, captions and alternative texts that no cell shows.
+
+    A number is shown if a cell's code or output holds one that rounds to it, as a share or in per
+    cent. Code and equations set apart in the text are left out; so are one-digit numbers.
+    """
+    code = "\n".join(
+        cell.source + "".join(output.get("text", "") for output in cell.outputs)
+        for cell in nb.cells
+        if cell.cell_type == "code"
+    )
+    found = re.findall(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?", code.replace(",", ""))
+    shown = [float(n) for text in found for n in {text, text.partition("e")[0]}]
+    texts = []
+    for cell in nb.cells:
+        figure = cell.metadata.get("mystnb", {})
+        texts += [
+            figure.get("figure", {}).get("caption", ""),
+            figure.get("image", {}).get("alt", ""),
+        ]
+        if cell.cell_type == "markdown":
+            texts.append(NOT_PROSE.sub(" ", cell.source))
+    numbers = re.findall(r"(?<![\w.^{_\\])\d+\.\d+", "\n".join(texts))
+    return sorted({n for n in numbers if significant(n) > 1 and not is_shown(n, shown)})
+
+
+NOT_PROSE = re.compile(
+    r"```.*?```|\$\$.*?\$\$|\{[\w:-]+\}`[^`]*`|`[^`]*`|^:\w[\w-]*:.*?$"
+    r"|arXiv:\S+|[Ss]ections? \d[\d.]*",
+    re.DOTALL | re.MULTILINE,
+)
+
+
+def significant(number: str) -> int:
+    return len(number.replace(".", "").lstrip("0"))
+
+
+def is_shown(number: str, shown: list[float]) -> bool:
+    places = len(number.partition(".")[2])
+    return any(round(unit * n, places) == float(number) for n in shown for unit in (1, 100))
+
+
+@pytest.mark.parametrize("path", notebooks.chapters(), ids=lambda path: path.stem)
+def test_numbers_of_the_text_are_printed(path):
+    found = unprinted(nbformat.read(path, as_version=4))
+    assert sorted(set(found) - STATED.get(path.stem, {}).keys()) == []
+    assert sorted(STATED.get(path.stem, {}).keys() - set(found)) == [], "print them no more"
+
+
+def test_a_number_that_is_not_printed_is_seen():
+    nb = clean_notebook()
+    nb.cells[0].source += " It is 0.58 of the first, or 57.9 %, and $e^{-0.5} = 0.607$."
+    assert unprinted(nb) == ["0.58", "0.607", "57.9"]
+    nb.cells[-1].outputs.append(output("stream", name="stdout", text="0.5791 0.60653"))
+    assert unprinted(nb) == []
+
+
 # The rules: a clean notebook passes, and each way to break one is seen
 
 
