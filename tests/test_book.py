@@ -155,6 +155,24 @@ def test_a_number_that_is_not_printed_is_seen():
     assert unprinted(nb) == []
 
 
+def words_before_the_exercises(nb: Any) -> int:
+    """Count the words of a chapter's text, without formulas, code and what stands in captions."""
+    text = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
+    text = NOT_PROSE.sub(" ", text.partition("\n## Exercises")[0])
+    return len(re.findall(r"[A-Za-z][\w'’-]*", re.sub(r"\$[^$]*\$", " ", text)))
+
+
+@pytest.mark.parametrize("path", notebooks.chapters(), ids=lambda path: path.stem)
+def test_a_chapter_can_be_read_at_a_sitting(path):
+    assert words_before_the_exercises(nbformat.read(path, as_version=4)) <= 3500
+
+
+def test_words_are_counted_before_the_exercises():
+    nb = clean_notebook()
+    nb.cells[0].source = "# Two words\n\nWith $h_k$ three.\n\n## Exercises\n\nNot counted."
+    assert words_before_the_exercises(nb) == 4
+
+
 # The rules: a clean notebook passes, and each way to break one is seen
 
 

@@ -76,7 +76,8 @@ def rotate(x: ArrayLike, *, start: int = 0) -> Float[ndarray, "*lead length keys
 def head_norm(y: ArrayLike, *, eps: float = 1e-5) -> Float[ndarray, "..."]:
     """Normalise the outputs of each head: mean 0 and variance 1 over the last axis, not learned.
 
-    RetNet's group norm; it takes away any positive factor, so that no normaliser is needed.
+    RetNet's group norm. It takes away a positive factor, so that no normaliser is needed, as long
+    as the variance is far above ``eps``.
 
     Examples
     --------

@@ -41,7 +41,9 @@ class RetNet(Layer[Matrices]):
     q, k, v and the gate g are projections of x without bias, of as many channels; ~ is the rotation
     of :func:`ssmlab.family.retention`. The state is kept as the next token sees it, so it needs no
     position. The weights start as in torchscale: Xavier, with a gain of :math:`2^{-5/2}` but for
-    the last. Source: Sun et al., arXiv:2307.08621; chapter 10.
+    the last. The norm is the paper's group norm, not learned; torchscale runs an RMS norm in its
+    place, which keeps the mean, so that outputs of equal weights differ. Source: Sun et al.,
+    arXiv:2307.08621; chapter 10.
 
     Examples
     --------
