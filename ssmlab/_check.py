@@ -79,9 +79,17 @@ def positive(name: str, value: object, advice: str) -> float:
     return result
 
 
-def step_size(dt: object) -> float:
-    """Return the step size, a positive number."""
-    return positive("dt", dt, "pass the time between two samples, such as 0.1")
+def step_size(dt: object, *matrices: ndarray) -> float:
+    """Return the step size, a positive number, whose products with the matrices are finite."""
+    dt = positive("dt", dt, "pass the time between two samples, such as 0.1")
+    with np.errstate(over="ignore", invalid="ignore"):
+        overflows = not all(np.isfinite(dt * M).all() for M in matrices)
+    if overflows:
+        raise ValueError(
+            f"dt must be so small that dt A and dt B do not overflow; got {dt:g}: pass a smaller "
+            "step"
+        )
+    return dt
 
 
 def count(name: str, value: int, *, least: int = 1, most: int | None = MOST) -> int:
@@ -238,17 +246,6 @@ def state_vector(name: str, value: ArrayLike, state: int) -> Inexact[ndarray, ".
             "pass one state vector"
         )
     return h
-
-
-def parts(state: object, kind: type) -> list[Float[ndarray, "..."]]:
-    """Return the arrays of a state that is a named tuple of them."""
-    fields: tuple[str, ...] = kind._fields  # type: ignore[attr-defined]
-    if not isinstance(state, tuple) or len(state) != len(fields):
-        raise TypeError(
-            f"state must be a {kind.__name__} of {', '.join(fields)}; got {_describe(state)}: pass "
-            "what an earlier part returned, or initial_state"
-        )
-    return [real(f"state.{name}", part) for name, part in zip(fields, state, strict=True)]
 
 
 def times(value: ArrayLike) -> Float[ndarray, "times"]:

@@ -60,11 +60,10 @@ def selective_scan_fn(
     >>> selective_scan_fn(u, delta, A, B, C=B)
     tensor([[[1.0000, 1.0000, 1.3679]]])
     """
-    for name, value in {"u": u, "delta": delta, "A": A, "B": B, "C": C, "z": z}.items():
-        if name != "z" or z is not None:
-            tensor(name, value)
-    for name, value in {"u": u, "delta": delta, "z": u if z is None else z}.items():
-        if value.ndim != 3 or value.is_complex():
+    signals = {"u": u, "delta": delta} | ({} if z is None else {"z": z})
+    for name, value in {**signals, "A": A, "B": B, "C": C}.items():
+        tensor(name, value)
+        if name in signals and (value.ndim != 3 or value.is_complex()):
             raise ValueError(
                 f"{name} must be real, of shape (batch, channels, length); got {value.dtype} of "
                 f"shape {tuple(value.shape)}: give it these axes, in this order"

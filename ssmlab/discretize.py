@@ -248,15 +248,8 @@ def _arguments(A: ArrayLike, B: ArrayLike, dt: float) -> tuple[ndarray, ndarray,
     A = _check.state_matrix("A", A)
     B = _check.input_matrix("B", B, len(A))
     dtype = np.result_type(A, B)
-    A, B, dt = A.astype(dtype), B.astype(dtype), _check.step_size(dt)
-    with np.errstate(over="ignore", invalid="ignore"):
-        finite = np.isfinite(dt * A).all() and np.isfinite(dt * B).all()
-    if not finite:
-        raise ValueError(
-            f"dt must be so small that dt A and dt B do not overflow; got {dt:g}: pass a smaller "
-            "step"
-        )
-    return A, B, dt
+    A, B = A.astype(dtype), B.astype(dtype)
+    return A, B, _check.step_size(dt, A, B)
 
 
 def _augmented_exponential(A: ndarray, B: ndarray, dt: float, order: int) -> list[ndarray]:

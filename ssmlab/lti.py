@@ -263,8 +263,8 @@ def convolve(x: ArrayLike, K_bar: ArrayLike) -> Outputs:
 
     A product of discrete Fourier transforms is a *circular* convolution, in which the future leaks
     into the past. Zeros prevent it: both sequences are padded to the fast length at or above length
-    + taps - 1. The rounding error is relative to the norm of x times that of
-    K_bar, not to each y.
+    + taps - 1. The rounding error is relative to the norm of x times that of K_bar, not to
+    each y.
 
     Parameters
     ----------

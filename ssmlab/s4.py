@@ -184,21 +184,21 @@ def generating_function(
     True
     """
     Lambda, P, B, C_tilde = _modes(Lambda=Lambda, P=P, B=B, C_tilde=C_tilde)
-    dt, length = _step_size(dt, Lambda, P, B), _check.count("length", length)
+    dt, length = _check.step_size(dt, Lambda, abs(P) ** 2, B), _check.count("length", length)
     angle = np.pi * np.arange(length // 2 + 1) / length
     s, c = np.sin(angle)[:, None], np.cos(angle)
     products = np.stack([C_tilde * B, C_tilde * P, P.conj() * B, P.conj() * P], axis=1)
     poles = np.outer(c, dt * Lambda)
+    gaps, mirrored = 2j * s - poles, 2j * s - poles.conj()
     with np.errstate(divide="ignore", invalid="ignore"):
-        r = (dt / (2j * s - poles)) @ products + (dt / (2j * s - poles.conj())) @ products.conj()
-        r_CB, r_CP, r_PB, r_PP = r.T
-        K_hat = np.exp(1j * angle) * (r_CB - c * r_CP * r_PB / (1 + c * r_PP))
-    if not np.isfinite(K_hat).all():
+        r_CB, r_CP, r_PB, r_PP = ((dt / gaps) @ products + (dt / mirrored) @ products.conj()).T
+        low_rank = 1 + c * r_PP
+    if not (gaps.all() and mirrored.all() and low_rank.all()):
         raise ValueError(
             "Lambda must not give A_bar an eigenvalue that is a root of unity, where the sum over "
             f"{length} powers has no quotient; got {Lambda}: use kernel_in_blocks"
         )
-    return K_hat
+    return np.exp(1j * angle) * (r_CB - c * r_CP * r_PB / low_rank)
 
 
 def kernel(
@@ -306,7 +306,7 @@ def recurrence(
     True
     """
     Lambda, P, B, C = _modes(Lambda=Lambda, P=P, B=B, C=C)
-    dt, x = _step_size(dt, Lambda, P, B), _check.signal("x", x, ())
+    dt, x = _check.step_size(dt, Lambda, abs(P) ** 2, B), _check.signal("x", x, ())
     if np.iscomplexobj(x):
         raise TypeError("x must be real; got complex numbers: run x.real and x.imag one by one")
     z = np.zeros_like(P) if h0 is None else _check.state_vector("h0", h0, len(P)) + 0j
@@ -342,18 +342,6 @@ def _modes(**arguments: ArrayLike) -> list[Modes]:
                 "pass one number for each conjugate pair"
             )
     return [a.astype(complex) for a in arrays.values()]
-
-
-def _step_size(dt: float, *matrices: Modes) -> float:
-    """Return a step size whose products with the matrices are finite, squares of P too."""
-    dt = _check.step_size(dt)
-    with np.errstate(over="ignore"):
-        finite = all(np.isfinite(dt * M * (1 + abs(M))).all() for M in matrices)
-    if not finite:
-        raise ValueError(
-            f"dt must be so small that dt A does not overflow; got {dt:g}: pass a smaller step"
-        )
-    return dt
 
 
 def _remainder(

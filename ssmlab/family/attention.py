@@ -9,7 +9,7 @@ import numpy as np
 from ssmlab import _check
 from ssmlab._typing import ArrayLike, Float, ndarray
 from ssmlab.family.matrix_state import queries_and_keys
-from ssmlab.family.member import Member, Values
+from ssmlab.family.member import Member, Values, arrays_of
 
 
 class Cache(NamedTuple):
@@ -45,6 +45,7 @@ class Attention(Member[Cache]):
 
     def initial_state(self, values: int) -> Cache:
         """Return an empty cache."""
+        values = _check.width("values", values)
         return Cache(np.zeros((*self.lead, 0, self.keys)), np.zeros((*self.lead, 0, values)))
 
     def step(self, v_t: ArrayLike, state: Cache, t: int = 0) -> tuple[Float[ndarray, "..."], Cache]:
@@ -72,7 +73,7 @@ class Attention(Member[Cache]):
         return weights / weights.sum(-1, keepdims=True)
 
     def _check_state(self, state: Cache, v: Float[ndarray, "..."]) -> Cache:
-        state = Cache(*_check.parts(state, Cache))
+        state = Cache(*arrays_of(state, Cache))
         k, values = state.k.shape, state.v.shape
         past = values[-2] if len(values) > 1 else 0
         expected = (*self.lead, past, self.keys), (*self.lead, past, v.shape[-1])

@@ -152,6 +152,17 @@ def fitted(
     return result
 
 
+def arrays_of(state: object, kind: Any) -> list[Float[ndarray, "..."]]:
+    """Return the arrays of a state that is a named tuple of them, of this kind."""
+    fields = kind._fields
+    if not isinstance(state, tuple) or len(state) != len(fields):
+        raise TypeError(
+            f"state must be a {kind.__name__} of {', '.join(fields)}; got a "
+            f"{type(state).__name__}: pass what an earlier part returned, or initial_state"
+        )
+    return [_check.real(f"state.{name}", part) for name, part in zip(fields, state, strict=True)]
+
+
 def show(*sizes: object) -> str:
     """Write a shape with names in it."""
     return f"({', '.join(map(str, sizes))})"

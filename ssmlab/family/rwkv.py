@@ -9,7 +9,7 @@ import numpy as np
 from ssmlab import _check
 from ssmlab._typing import ArrayLike, Float, ndarray
 from ssmlab.family.matrix_state import MatrixState, decays, queries_and_keys
-from ssmlab.family.member import Member, Values, fitted, tokens
+from ssmlab.family.member import Member, Values, arrays_of, fitted, tokens
 
 Vector = Float[ndarray, "*lead channels"]
 
@@ -65,7 +65,7 @@ class RWKV4(Member[State]):
 
     def initial_state(self, values: int) -> State:
         """Return zeros and a maximum of -1e38, (..., channels) each; ``values`` is channels."""
-        zero = np.zeros((*self.lead, values))
+        zero = np.zeros((*self.lead, _check.width("values", values)))
         return State(zero, zero, zero - 1e38)
 
     def step(self, v_t: ArrayLike, state: State, t: int = 0) -> tuple[Vector, State]:
@@ -106,7 +106,7 @@ class RWKV4(Member[State]):
                 f"v must have the {self.channels} channels of k on its last axis; got "
                 f"{v.shape[-1]}: each channel has its own keys here"
             )
-        parts = _check.parts(state, State)
+        parts = arrays_of(state, State)
         if [part.shape for part in parts] != [shape] * 3:
             raise ValueError(
                 f"state must be three arrays of shape {shape}; got shapes "

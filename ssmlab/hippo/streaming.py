@@ -1,4 +1,4 @@
-r"""N coefficients of the whole past a channel, exactly, however long the signal is."""
+r"""The whole past of a channel as N coefficients, exact, however long the signal is."""
 
 from __future__ import annotations
 

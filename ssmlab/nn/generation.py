@@ -1,4 +1,4 @@
-r"""Generate text, one token at a time, in no more memory than the state of the model takes."""
+r"""Generate text, one token at a time: between two of them only the model's state is kept."""
 
 from __future__ import annotations
 

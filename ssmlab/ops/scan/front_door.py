@@ -149,7 +149,7 @@ def selective_scan_step(
     >>> y
     tensor([[0.3679]])
     """
-    for name, value in {"x": x, "dt": dt, "z": x if z is None else z}.items():
+    for name, value in ({"x": x, "dt": dt} | ({} if z is None else {"z": z})).items():
         tensor(name, value)
         if value.ndim != 2:
             raise ValueError(
