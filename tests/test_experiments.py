@@ -161,19 +161,9 @@ def test_the_last_channels_of_a_large_scan_are_those_of_a_small_one(load, monkey
 
 #: Records that are to be measured again, and what is wrong with each.
 OWED = dict.fromkeys(
-    (
-        "byte_model",
-        "family_costs",
-        "family_task",
-        "generation_costs",
-        "induction_model",
-        "three_views",
-    ),
+    ("byte_model", "family_task", "generation_costs", "induction_model"),
     "its commit is not in the history",
-) | dict.fromkeys(
-    ("digits", "hippo_million", "s4_costs", "s4_kernels", "vandermonde"),
-    "its commit does not hold the script",
-)
+) | {"digits": "its commit does not hold the script"}
 
 
 def git(*arguments: str) -> bool:

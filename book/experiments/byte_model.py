@@ -1,4 +1,4 @@
-"""Train the byte-level language model of chapter 14; the checkpoint lies in byte_model/.
+"""Train the byte-level language model of chapter 16; the checkpoint lies in byte_model/.
 
 A Mamba language model of two blocks reads the source of Python's standard library, byte by byte,
 and predicts the next byte. byte_model.json holds the loss and the settings; byte_model/ the weights,

@@ -1,4 +1,4 @@
-"""Train the models of chapter 9 on the digits; digits.json holds what the chapter prints.
+"""Train the models of chapter 10 on the digits; digits.json holds what the chapter prints.
 
 1,797 digits of 8 x 8 pixels, which scikit-learn ships, read as sequences of 64 numbers: row by row,
 or in one fixed random order. Every model is the same classifier (2 blocks, 20 epochs of AdamW with

@@ -1,4 +1,4 @@
-"""Train one small model on one task, with the mixer swapped by name; for chapter 10.
+"""Train one small model on one task, with the mixer swapped by name; for chapter 11.
 
 The task is ssmlab.tasks.latest_value: pairs of 8 keys and 8 values among blanks; at the end each key
 is asked for, and its latest value counts. Training takes turns between logs in which a key is written

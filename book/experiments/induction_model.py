@@ -1,4 +1,4 @@
-"""Train the small Mamba whose step sizes chapter 14 looks at; it lies in induction_model/.
+"""Train the small Mamba whose step sizes chapter 16 looks at; it lies in induction_model/.
 
 The task, the sizes and the training are those of Mamba in induction_heads.py, with seed 0. The
 weights are rounded to float16; induction_model.json holds the accuracy of what was saved, on fresh

@@ -1,4 +1,4 @@
-"""Train the models of chapter 11 on selective copying; selective_copying.json holds the results.
+"""Train the models of chapter 12 on selective copying; selective_copying.json holds the results.
 
 Repeat 4 symbols out of 8 that stand at random places among blanks (ssmlab.tasks). Every model is the
 same language model of two of Mamba's blocks. In the place of the scan each block has nn.S6, in
