@@ -2,7 +2,8 @@ r"""S4: the kernel of a state space model whose A is normal plus low rank.
 
 LegS is :math:`A = V (\Lambda - P P^*) V^*` with a unitary V: normal plus low rank (NPLR) as it
 stands, diagonal plus low rank (DPLR) in the basis V. Its modes come in conjugate pairs, of which
-one each is kept; the other is in every formula, as a factor 2 and a real part:
+one each is kept. The other is in every formula: as a second fraction in the Cauchy sums, elsewhere
+as a factor 2 and a real part:
 
 .. math:: z' = \Lambda z - 2 P \operatorname{Re}(P^* z) + B x, \qquad y = 2 \operatorname{Re}(C z)
 

@@ -207,6 +207,12 @@ def test_the_official_configuration_pads_the_vocabulary(tmp_path):
     assert nn.load_checkpoint(tmp_path).embedding.num_embeddings == 56
 
 
+def test_a_file_of_transformers_may_say_d_model_too(tmp_path):
+    nn.save_checkpoint(make(), tmp_path)
+    change_config(d_model=16)(tmp_path)
+    assert nn.load_checkpoint(tmp_path).embedding.embedding_dim == 16
+
+
 @torch.no_grad()
 def test_weights_in_several_files(tmp_path):
     model = make()
@@ -334,12 +340,12 @@ BROKEN = {
         "must give time_step_rank as a positive whole number; got -1",
     ),
     "a multiple of nothing": (
-        change_config(d_model=16, n_layer=3, pad_vocab_size_multiple=0),
+        change_config(model_type=None, d_model=16, n_layer=3, pad_vocab_size_multiple=0),
         ValueError,
         "must give pad_vocab_size_multiple as a positive whole number; got 0",
     ),
     "sizes that are text": (
-        change_config(d_model=16, n_layer=3, ssm_cfg="x"),
+        change_config(model_type=None, d_model=16, n_layer=3, ssm_cfg="x"),
         ValueError,
         "must give ssm_cfg as an object; got 'x'",
     ),
@@ -354,7 +360,7 @@ BROKEN = {
         "must have sizes that the weights have; got 10+ vocabulary, .*at most 64",
     ),
     "Mamba-2": (
-        change_config(d_model=16, n_layer=3, ssm_cfg={"layer": "Mamba2"}),
+        change_config(model_type=None, d_model=16, n_layer=3, ssm_cfg={"layer": "Mamba2"}),
         ValueError,
         "must have ssm_cfg.layer = 'Mamba1', .*got 'Mamba2'",
     ),

@@ -3,7 +3,7 @@ r"""HiPPO: the past of a signal, projected on a few functions and kept up to dat
 - ``measures``: :math:`(A, B)` of each measure in closed form, :math:`h' = A h + B x`;
 - ``projection``: a function, samples or pieces to Legendre coefficients, and back;
 - ``online``: one sample at a time, LegS over :math:`[0, t]` and LegT over a window;
-- ``streaming``: N coefficients of the whole past, exactly, at millions of samples a second.
+- ``streaming``: N coefficients of the whole past, to rounding; fast for long blocks of samples.
 
 All of their names can be had from ``ssmlab.hippo``. Derived in chapters 6 to 8.
 

@@ -122,7 +122,7 @@ def legs_online(x: ArrayLike, N: int, method: str = "exact") -> History:
     """Follow the LegS coefficients from nothing through all samples.
 
     The result holds the coefficients after each sample, (length, N) or (length, channels, N).
-    ``LegSMemory`` keeps the last only, and is far faster.
+    ``LegSMemory`` keeps the last only, and is far faster to feed.
 
     Examples
     --------

@@ -153,7 +153,7 @@ def save_checkpoint(
     _check.choice("naming", naming, EMBEDDING)
     model = _unwrapped(model)
     tensors = {_official(name, naming): w for name, w in _state_of(model).items()}
-    if naming == "state-spaces":  # its loader asks for the head too
+    if naming == "state-spaces":  # its state dict has the head too
         tensors[HEAD] = tensors[EMBEDDING[naming]].clone()
     config = _config(model, naming)
     try:
@@ -250,7 +250,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _sizes(config: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of LanguageModel, from either spelling of a configuration."""
-    if "d_model" in config:
+    if config.get("model_type") != "mamba" and "d_model" in config:
         ssm = config.get("ssm_cfg") or {}
         if not isinstance(ssm, dict):
             raise ValueError(f"config.json must give ssm_cfg as an object; got {ssm!r}: {AGAIN}")
@@ -348,7 +348,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     if not paths:
         raise FileNotFoundError(
             f"folder must hold model.safetensors; found none in {folder}: pickled weights (.bin, "
-            ".pt) are not read, because unpickling runs programs; convert them to safetensors"
+            ".pt) are not read, because unpickling can run a program; convert them to safetensors"
         )
     tensors: dict[str, Tensor] = {}
     for path in paths:

@@ -32,8 +32,9 @@ def fft_convolution(
     Notes
     -----
     Both are padded with zeros to the fast length at or above length + taps - 1: without them the
-    future would leak into the past. The rounding error is relative to the largest y, and a NaN or
-    an infinity in any sample makes all outputs of its channel NaN, the earlier ones too. Chapter 4.
+    future would leak into the past. The rounding error is relative to the norm of x times that of
+    K_bar, not to y. A NaN or an infinity in any sample makes all outputs of its channel NaN, the
+    earlier ones too. Chapter 4.
 
     Examples
     --------

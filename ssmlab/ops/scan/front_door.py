@@ -65,8 +65,8 @@ def selective_scan(
         Whether to return the state after the last step too.
     backend : {"auto", "torch", "cpu", "triton"}
         "triton" is a GPU kernel, "cpu" a compiled one, "torch" a plain loop for any device. "auto"
-        takes the fastest that is installed and takes these tensors: inside ``torch.func``, forward
-        mode and ``torch.export``, the loop.
+        takes the first on a GPU and the second on a CPU if it is installed and takes these tensors,
+        else the loop: so inside ``torch.func``, forward mode and ``torch.export``.
 
     Returns
     -------
@@ -85,8 +85,9 @@ def selective_scan(
     -----
     Differentiable in every tensor, the last state too; the compiled backends refuse a second
     derivative and ``is_grads_batched``. Arithmetic is in float32, or float64 if any argument is;
-    float16 and bfloat16 are read and written as such. Any strides are taken. The result is the same
-    bits in every run. Memory: the fast backends never store (batch, length, channels, state).
+    float16 and bfloat16 are read and written as such. Any strides are taken. The compiled
+    backends give the same bits in every run, and never store (batch, length, channels, state); for
+    the backward pass "triton" keeps an eighth of it.
     Source: Gu and Dao, "Mamba: linear-time sequence modeling with selective state spaces",
     arXiv:2312.00752; chapters 12, 14 and 15. The slow twin is
     :func:`ssmlab.selective.selective_scan`.

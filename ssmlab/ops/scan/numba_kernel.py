@@ -2,10 +2,10 @@ r"""The selective scan as a compiled CPU kernel (numba), with its gradient writt
 
 Time runs in chunks of T steps, channels in blocks, and of the states one after the other: the
 innermost loops run over the channels of a block, which need nothing from each other, so that they
-fill the lanes of the vector unit. What a chunk needs stays in cache, and (batch, length, channels,
-state) is never stored. The forward pass keeps the state at the start of each chunk; the backward
-pass recomputes the states inside a chunk and runs through them in reverse, with g the gradient of
-the state:
+fill the lanes of the vector unit. What a chunk needs is small enough for a cache, and (batch,
+length, channels, state) is never stored. The forward pass keeps the state at the start of each
+chunk; the backward pass recomputes the states inside a chunk and runs through them in reverse, with
+g the gradient of the state:
 
 .. math:: g_t = \bar a_{t+1}^* g_{t+1} + C_t^* \dot y_t, \qquad
           \dot B_t = g_t \Delta_t x_t, \qquad \dot C_t = h_t^* \dot y_t, \qquad
