@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from ssmlab import results
+from ssmlab import nn, results
 
 FOLDER = Path(__file__).parents[1] / "book" / "experiments"
 ON_A_GPU = {"gpu_checks", "selective_scan_gpu"}
@@ -73,6 +73,17 @@ def test_a_quick_run_makes_a_record_of_the_stored_form(name, load, saved, capfd)
     load(name).main(quick=True)
     assert fits(saved[-1]["results"], results.load_results(FOLDER / f"{name}.json")["results"])
     assert {path: path.stat().st_mtime_ns for path in FOLDER.rglob("*.[js]*")} == before
+
+
+@torch.no_grad()
+def test_a_step_in_place_is_the_step_of_the_layer(load):
+    costs = load("generation_costs")
+    torch.manual_seed(0)
+    model = nn.LanguageModel(**costs.SIZES, mixer="attention")
+    token, (_, state) = torch.tensor([7]), model.prefill(torch.randint(256, (1, 20)))
+    rooms = [costs.room_for_one_more(cache) for cache in state]
+    in_place = costs.step_in_place(model, token, rooms, 20)
+    torch.testing.assert_close(in_place, model.step(token, state)[0], rtol=0, atol=1e-5)
 
 
 def test_a_run_that_was_interrupted_goes_on(load, tmp_path):

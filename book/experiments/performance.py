@@ -196,6 +196,52 @@ def threads(quick: bool = False, **size: Any) -> dict[str, Any]:
     return measured
 
 
+def beside_the_ceiling(size: dict[str, Any], quick: bool) -> dict[str, Any]:
+    """The kernel in turns with nothing but exponentials: its share of that ceiling, turn by turn."""
+    scan, arguments = peers.scans()["cpu"], peers.problem(**size)
+    exponentials = size["channels"] * size["length"] * size["state"]
+    counts = {"forward": exponentials, "forward and backward": 2 * exponentials}
+    roofline.take_exponentials()
+    timings = timing.compare(
+        {
+            "ceiling": roofline.take_exponentials,
+            "forward": partial(peers.forward, scan, arguments),
+            "forward and backward": partial(peers.both, scan, arguments),
+        },
+        **common.pace(quick, repeat=25, seconds=2.0),
+    ).timings
+    at_best = np.array(timings["ceiling"].samples) / (
+        roofline.CHANNELS * roofline.STATE
+    )
+    return {
+        name: 100 * count * at_best / timings[name].samples
+        for name, count in counts.items()
+    }
+
+
+def compiled_peer(size: dict[str, Any], quick: bool) -> dict[str, Any]:
+    """Time associative_scan as torch.compile leaves it, in turns with the kernel."""
+    rival = peers.of_torch if quick else torch.compile(peers.of_torch)
+    ways = {"kernel": peers.scans()["cpu"], "associative_scan, compiled": rival}
+    arguments, measured = peers.problem(**size), {}
+    for name, run in {
+        "forward": peers.forward,
+        "forward and backward": peers.both,
+    }.items():
+        with timing.stopwatch() as took:
+            run(rival, arguments)
+        turns = timing.compare(
+            {way: partial(run, scan, arguments) for way, scan in ways.items()},
+            **common.pace(quick, repeat=7, seconds=2.5),
+        )
+        measured[name] = {
+            "timings": turns.timings,
+            "ratio": turns.ratios["associative_scan, compiled"],
+            "first call": took.wall,
+        }
+    return measured
+
+
 def in_a_process(call: str) -> Any:
     """Ask a fresh Python for what a call of this module returns.
 
@@ -241,6 +287,13 @@ def main(quick: bool = False) -> None:
         "short": benchmark(
             size | {"length": size["length"] // 4}, "--patience", "2", *measure
         ),
+        "shares": {
+            "short": beside_the_ceiling(
+                size | {"length": size["length"] // 4}, quick
+            ),
+            "long": beside_the_ceiling(size, quick),
+        },
+        "compiled": compiled_peer(size, quick),
         "threads": threads(quick, **size)
         if quick
         else in_a_process("threads()"),

@@ -72,12 +72,21 @@ def exponentials_per_second(device: str = "cpu") -> float:
 
         out, rounds = torch.empty(2**23, device=device), 2048
         return out.numel() * rounds / _shortest(lambda: exponentials(out, rounds), device)
-    kernel, threads = _cpu_kernel(), torch.get_num_threads()
-    rates = -np.linspace(0.1, 1, STATE, dtype=np.float32)
-    work = [np.linspace(0, 1, CHANNELS, dtype=np.float32) for _ in range(threads)]
+    threads = torch.get_num_threads()
     with ThreadPoolExecutor(threads) as pool:
-        seconds = _shortest(lambda: list(pool.map(lambda v: kernel(v, rates, v.copy()), work)))
+        seconds = _shortest(lambda: list(pool.map(take_exponentials, range(threads))))
     return threads * CHANNELS * STATE / seconds
+
+
+def take_exponentials(_: int = 0) -> None:
+    """Take CHANNELS · STATE exponentials on one thread of a CPU, and add them up.
+
+    Examples
+    --------
+    >>> take_exponentials()
+    """
+    steps = np.linspace(0, 1, CHANNELS, dtype=np.float32)
+    _cpu_kernel()(steps, -np.linspace(0.1, 1, STATE, dtype=np.float32), steps.copy())
 
 
 def _shortest(func: Callable[[], object], device: str = "cpu") -> float:
