@@ -2,7 +2,7 @@ r"""mamba_ssm's selective scan, over ours: code that was written for it runs on 
 
 ``selective_scan_fn`` has the arguments, the order of axes and the results of
 ``mamba_ssm.ops.selective_scan_interface.selective_scan_fn``. New code takes
-:func:`ssmlab.ops.selective_scan`, whose arrays are channel-last. Chapter 14.
+:func:`ssmlab.ops.selective_scan`, whose arrays are channel-last. Chapter 16.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ positive, () or (channels,); ``length`` is L, the number of taps. A kernel is re
 ``INITIALISATIONS`` maps each name to a function that takes the state size N, even, and returns A
 and B, (N/2,) each. The layer is :class:`ssmlab.nn.S4D`. Source: Gu, Gupta, Goel and Ré, "On the
 parameterization and initialization of diagonal state space models" (S4D), arXiv:2206.11893. Derived
-in chapter 9.
+in chapter 10.
 """
 
 from __future__ import annotations

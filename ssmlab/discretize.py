@@ -217,7 +217,7 @@ def exponential_euler(A: ArrayLike, B: ArrayLike, dt: float) -> tuple[StateMatri
     (arXiv:2603.15569); numerical analysis means zero-order hold by it. The two differ by the factor
     :math:`\varphi_1(\Delta A)`: 0.50 at :math:`\Delta a = -1.6`. Order 1. Source: Gu and Dao,
     "Mamba: linear-time sequence modeling with selective state spaces", arXiv:2312.00752; chapters 3
-    and 11.
+    and 12.
 
     Examples
     --------

@@ -1,7 +1,7 @@
 r"""Mamba's forward pass in NumPy, as its equations read: what ``ssmlab.nn`` computes fast.
 
 Weights are a mapping from the official checkpoints' names to arrays, such as
-``safetensors.numpy.load_file("model.safetensors")``. In float64. Derived in chapter 14.
+``safetensors.numpy.load_file("model.safetensors")``. In float64. Derived in chapter 16.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ numbers. ``dt`` is the step size, positive, and the rule is the bilinear one; ``
 number of taps. Kernels and signals are real, (length,). Everything is computed in float64. The
 layer with many channels, which learns and runs on a GPU, is :class:`ssmlab.nn.S4`. Source: Gu, Goel
 and Ré, "Efficiently modeling long sequences with structured state spaces" (S4), arXiv:2111.00396.
-Derived in chapter 8.
+Derived in chapter 9.
 """
 
 from __future__ import annotations

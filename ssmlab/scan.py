@@ -16,7 +16,7 @@ chunked        about 2 n                               about T + n/T
 ============== ======================================= =======================
 
 for n a power of two (any n will do) and chunks of T elements. ``affine`` is the operator of every
-recurrence of the book, and ``METHODS`` maps each order to its function. Derived in chapter 12.
+recurrence of the book, and ``METHODS`` maps each order to its function. Derived in chapter 13.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ r"""The selective scan: a state space model whose step size, B and C follow the 
 
 Each channel has its own state, and A is diagonal. Here the recurrence is written as the equation
 reads, in float64. ``ssmlab.ops.selective_scan`` is its fast twin, with gradients. Derived in
-chapter 11.
+chapter 12.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def selective_scan(
     A complex A means :math:`y = 2 \operatorname{Re}(C h) + D x`: the other half of each pair
     contributes the conjugate. Mamba's code runs "exponential_euler"; its paper prints "zoh".
     Source: Gu and Dao, "Mamba: linear-time sequence modeling with selective state spaces",
-    arXiv:2312.00752, algorithm 2; chapter 11.
+    arXiv:2312.00752, algorithm 2; chapter 12.
 
     Examples
     --------

@@ -7,7 +7,7 @@
 
 A task takes ``batch``, the number of sequences, ``length``, the tokens in each, and a ``seed``, an
 int or a NumPy Generator, which draws one batch after another. It returns a ``Batch``: int64
-``tokens``, (batch, length), and the ``targets`` of their last steps. Chapters 10, 11 and 14.
+``tokens``, (batch, length), and the ``targets`` of their last steps. Chapters 11, 12 and 16.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def selective_copying(
     With the places fixed, a time-invariant model solves it by a delay: that is the older copying
     task. Source: the generator of the S4 repository (``copying.py``, ``variable=True``), which the
     Mamba paper's task follows (arXiv:2312.00752, section 4.1.1: length 4096, 16 symbols to
-    memorise, 16 tokens); chapter 11.
+    memorise, 16 tokens); chapter 12.
 
     Examples
     --------
@@ -122,7 +122,7 @@ def induction_heads(
     -----
     Source: the generator of the Hyena and H3 authors (HazyResearch/safari, ``synthetics.py``) with
     one trigger; the Mamba paper (arXiv:2312.00752, section 4.1.2) trains at length 256 with 16
-    tokens. Chapter 14.
+    tokens. Chapter 16.
 
     Examples
     --------
@@ -171,7 +171,7 @@ def latest_value(
     -----
     A pair is one token, so that no model needs to look one token back. With ``writes=keys`` nothing
     is overwritten, and the task is multi-query associative recall but for that: there a key and its
-    value are two tokens. Chapter 10.
+    value are two tokens. Chapter 11.
 
     Examples
     --------
@@ -233,7 +233,7 @@ def python_source(
     Notes
     -----
     The bytes differ a little from one version of Python to the next: name the version beside a
-    result. Tests and tables (``LEFT_OUT``) are left out, and line ends are ``\n``. Chapter 14.
+    result. Tests and tables (``LEFT_OUT``) are left out, and line ends are ``\n``. Chapter 16.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The ladder of chapter 13: every rung is the function of the reference."""
+"""The ladder of chapter 14: every rung is the function of the reference."""
 
 from __future__ import annotations
 

@@ -87,14 +87,45 @@ def test_glossary_leads_to_where_the_word_is():
     assert places_without_their_word(broken, chapters) == ["Woodbury: ch-state"]
 
 
+def wrong_chapters(text: str, number: dict[str, int]) -> list[str]:
+    """Find references that give a chapter another number than the table of contents does."""
+    wrong = [
+        f"{said} <{label}>"
+        for said, label in re.findall(r"(\d+)\s*<(ch-[\w-]+)>", text)
+        if number.get(label) != int(said)
+    ]
+    plain = re.findall(r"\b[Cc]hapters?\s+(\d+)(?:(?:,| and| to)\s+(\d+))?(?!.{0,3}section)", text)
+    return wrong + [f"chapter {n}" for pair in plain for n in pair if n and int(n) > len(number)]
+
+
+def test_a_chapter_is_called_by_its_number():
+    number = {}
+    for path in notebooks.chapters():
+        first = nbformat.read(path, as_version=4).cells[0].source
+        if place := re.match(r"(\d\d)_", path.name):
+            number[re.match(r"\((ch-[\w-]+)\)=", first)[1]] = int(place[1])
+    assert sorted(number.values()) == list(range(1, len(number) + 1))
+    texts = [*ROOT.glob("book/**/*.md"), *ROOT.glob("ssmlab/**/*.py"), *notebooks.chapters()]
+    wrong = {
+        path.name: found
+        for path in texts
+        if (found := wrong_chapters(path.read_text("utf8").replace('\\n",\n    "', " "), number))
+    }
+    assert wrong == {}
+    assert wrong_chapters("{ref}`chapter 3 <ch-state>`, chapters 2 and 17", number) == [
+        "3 <ch-state>",
+        "chapter 17",
+    ]
+
+
 PAPER = dict.fromkeys(("18.3", "56.4", "99.8"), "the Mamba paper, table 1")
 #: Numbers of the text that no cell prints, and where they come from.
 STATED: dict[str, dict[str, str]] = {
-    "06_hippo": {"1.49": "the issue that is named beside it"},
-    "11_selectivity": PAPER
+    "07_resolution": {"1.49": "the issue that is named beside it"},
+    "12_selectivity": PAPER
     | dict.fromkeys(("10.93", "10.15", "9.98", "9.81", "8.71"), "the Mamba paper")
     | {"0.9999": "what an exercise asks for"},
-    "14_mamba": PAPER,
+    "16_mamba": PAPER,
 }
 
 

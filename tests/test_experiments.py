@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 import runpy
@@ -174,47 +175,82 @@ def test_the_last_channels_of_a_large_scan_are_those_of_a_small_one(load, monkey
 
 #: Records that are to be measured again, and what is wrong with each.
 OWED = dict.fromkeys(
-    (
-        "byte_model",
-        "family_costs",
-        "family_task",
-        "generation_costs",
-        "induction_model",
-        "three_views",
-    ),
+    ("byte_model", "family_task", "generation_costs", "induction_model"),
     "its commit is not in the history",
 ) | dict.fromkeys(
-    ("digits", "hippo_million", "s4_costs", "s4_kernels", "vandermonde"),
+    ("digits", "induction_heads", "selective_copying", "selective_scan_gpu"),
     "its commit does not hold the script",
 )
+OWED["performance"] = "its script has changed since"
+
+#: Libraries that our scripts time beside ours.
+PEERS = {"mamba_ssm", "mambapy", "transformers", "fla"}
 
 
-def git(*arguments: str) -> bool:
-    """Ask git, and tell whether it agrees."""
+def git(*arguments: str) -> str | None:
+    """Ask git; None if it disagrees."""
     command = ("git", "-C", FOLDER, *arguments)
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    done = subprocess.run(command, capture_output=True, check=False, text=True)
+    return None if done.returncode else done.stdout
 
 
-def complaint(name: str, made: dict[str, Any]) -> str | None:
-    """Say what is wrong with a record's provenance: the script must be in its commit, unchanged."""
+def code(text: str) -> str:
+    """What a script does: its text without comments, docstrings and layout."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(
+            node
+        ):
+            node.body = node.body[1:]
+    return ast.dump(tree)
+
+
+def complaint(name: str, record: dict[str, Any]) -> str | None:
+    """Say what is wrong with a record: its commit must hold the script, as it is now, unchanged."""
+    made = record["provenance"]
     commit = str(made["commit"])
-    if not git("merge-base", "--is-ancestor", commit, "HEAD"):
+    if git("merge-base", "--is-ancestor", commit, "HEAD") is None:
         return "its commit is not in the history"
-    places = (f"{commit}:book/{folder}/{name}.py" for folder in ("experiments", "results"))
-    if not any(git("cat-file", "-e", place) for place in places):
+    script = git("show", f"{commit}:book/experiments/{name}.py")
+    if script is None:
         return "its commit does not hold the script"
+    if code(script) != code((FOLDER / f"{name}.py").read_text("utf8")):
+        return "its script has changed since"
+    unknown = {peer for peer in PEERS if f'"{peer}' in json.dumps(record)} - made["packages"].keys()
+    if unknown:
+        return f"it times {', '.join(sorted(unknown))} of an unknown version"
     return "it was measured with changes" if made["dirty"] else None
+
+
+def needs_history() -> None:
+    if git("rev-parse", "--is-shallow-repository") != "false\n":
+        pytest.skip("a checkout without its history")
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.json")))
 def test_a_record_comes_from_a_commit(name: str) -> None:
-    whole = git("rev-parse", "HEAD") and not (FOLDER.parents[1] / ".git" / "shallow").exists()
-    if not whole:
-        pytest.skip("a checkout without its history")
-    made = results.load_results(FOLDER / f"{name}.json")["provenance"]
-    assert complaint(name, made) == OWED.get(name)
+    needs_history()
+    assert complaint(name, results.load_results(FOLDER / f"{name}.json")) == OWED.get(name)
 
 
-def test_a_commit_that_nobody_has_is_seen() -> None:
-    made = {"commit": "0" * 40, "dirty": False}
-    assert complaint("three_views", made) == "its commit is not in the history"
+def test_a_record_of_unknown_origin_is_seen() -> None:
+    needs_history()
+    record = results.load_results(FOLDER / "three_views.json")
+    made = record["provenance"]
+    first = git("log", "--reverse", "--format=%H", "--", "performance.py").split()[0]
+    assert complaint("three_views", record) is None
+    assert complaint("not there", record) == "its commit does not hold the script"
+    peer = record | {"results": ["mambapy"]}
+    assert complaint("three_views", peer) == "it times mambapy of an unknown version"
+    for name, changes, wrong in (
+        ("three_views", {"commit": "0" * 40}, "its commit is not in the history"),
+        ("three_views", {"dirty": True}, "it was measured with changes"),
+        ("performance", {"commit": first}, "its script has changed since"),
+    ):
+        assert complaint(name, record | {"provenance": made | changes}) == wrong
+
+
+def test_a_script_changes_only_if_its_code_does() -> None:
+    text = 'def f(x):\n    """Say it."""\n    return x  # here\n'
+    assert code(text) == code("def f(x): return x")
+    assert code(text) != code(text.replace("return x", "return -x"))

@@ -1,4 +1,4 @@
-"""The teaching kernels of chapter 13, under the interpreter, against torch in float64."""
+"""The teaching kernels of chapter 15, under the interpreter, against torch in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measure what the members of the family cost; family_costs.json holds what chapter 10 prints.
+"""Measure what the members of the family cost; family_costs.json holds what chapter 11 prints.
 
 One layer of 64 channels, batch 1, float32, one thread. Training form: a forward and a backward pass
 over a sequence, its time, and the bytes that the forward pass keeps for the backward one. Generation

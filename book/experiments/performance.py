@@ -1,4 +1,4 @@
-"""Measure the rungs of the ladder on this CPU; performance.json holds what chapter 13 prints.
+"""Measure the rungs of the ladder on this CPU; performance.json holds what chapter 14 prints.
 
 One thread, float32, batch 1, 256 channels, state 16, except where it says otherwise. The rates are
 state updates a second, so that the slowest rung may run a shorter sequence. Run it anew on a quiet

@@ -1,4 +1,4 @@
-"""Measure what S4's kernel and step cost; s4_costs.json holds what chapter 8 prints.
+"""Measure what S4's kernel and step cost; s4_costs.json holds what chapter 9 prints.
 
 One BLAS thread, double precision, one channel of LegS, bilinear. The kernels are timed against the
 length L at 64 states and against the number of states N at L = 4096, one step against N. Run it

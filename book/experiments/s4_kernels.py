@@ -1,4 +1,4 @@
-"""Measure the kernels of chapters 8 and 9; s4_kernels.json holds the numbers.
+"""Measure the kernels of chapters 9 and 10; s4_kernels.json holds the numbers.
 
 One thread. Ours beside the published algorithms, written out here: for S4D the
 table of all powers, for S4 the Cauchy product with roots of unity taken as

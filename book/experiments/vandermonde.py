@@ -1,4 +1,4 @@
-"""Measure the kernel of chapter 9 in two ways; vandermonde.json holds what the chapter prints.
+"""Measure the kernel of chapter 10 in two ways; vandermonde.json holds what the chapter prints.
 
 64 channels of 32 modes, double precision, one thread: the table of all powers and its sum, and the
 blocked product of ssmlab.diagonal. Run it anew on another machine with

@@ -1,4 +1,4 @@
-"""The ladder of chapter 13: programs for one function, from a loop in Python to a kernel.
+"""The ladder of chapter 14: programs for one function, from a loop in Python to a kernel.
 
 All take x and dt of shape (length, channels), A (channels, state), B and C (length, state), and
 return y, (length, channels), of the selective scan that starts from zero. What the chapter shows is

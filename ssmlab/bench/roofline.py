@@ -2,7 +2,7 @@ r"""What this machine can do at most: bytes moved and exponentials taken a secon
 
 A scan must read its inputs and write its outputs, and take one exponential for each state and step.
 A program that does nothing else gives the ceiling of each; no scan can be faster than the slower of
-the two allows. Chapter 13 draws them as a roofline (Williams, Waterman and Patterson, "Roofline: an
+the two allows. Chapter 14 draws them as a roofline (Williams, Waterman and Patterson, "Roofline: an
 insightful visual performance model for multicore architectures", 2009).
 """
 

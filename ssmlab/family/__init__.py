@@ -32,7 +32,7 @@ values v, its input x, (..., length, values):
 The state is that after the last token. ``LRU`` has no tokens: it takes a signal x (length,
 inputs), and its ``mixing_matrix(length)`` a length. ``MatrixState`` is the one recurrence behind
 all members with keys x values numbers a head; its ``transition(t)`` is the matrix :math:`A_t`.
-Everything here is float64, written as the equations read. Derived in chapter 10; the layers are in
+Everything here is float64, written as the equations read. Derived in chapter 11; the layers are in
 :mod:`ssmlab.nn`.
 
 Examples

@@ -26,7 +26,7 @@ class Attention(Member[Cache]):
                             {\sum_{l \le i} e^{q_i \cdot k_l / \sqrt d}}
 
     Its state is the cache of all keys and values: a step costs as much as the past is long, and a
-    sequence its square. Chapter 10.
+    sequence its square. Chapter 11.
 
     Examples
     --------

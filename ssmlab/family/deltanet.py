@@ -14,7 +14,7 @@ def deltanet(q: ArrayLike, k: ArrayLike, beta: ArrayLike) -> MatrixState:
 
     ``beta`` is 0 to keep and 1 to replace; up to 2 gives a negative eigenvalue. A step of gradient
     descent on :math:`\tfrac12 \lvert S^\top k_t - v_t \rvert^2`. Source: Yang et al.,
-    "Parallelizing linear transformers with the delta rule", arXiv:2406.06484; chapter 10.
+    "Parallelizing linear transformers with the delta rule", arXiv:2406.06484; chapter 11.
 
     Examples
     --------
@@ -29,7 +29,7 @@ def gated_deltanet(q: ArrayLike, k: ArrayLike, beta: ArrayLike, decay: ArrayLike
     r"""Gated DeltaNet: :math:`S_t = a_t (I - \beta_t k_t k_t^\top) S_{t-1} + \beta_t k_t v_t^\top`.
 
     ``decay`` holds :math:`a_t`, (..., length), or is one number: what remains of the whole state.
-    Source: Yang, Kautz and Hatamizadeh, "Gated delta networks", arXiv:2412.06464; chapter 10.
+    Source: Yang, Kautz and Hatamizadeh, "Gated delta networks", arXiv:2412.06464; chapter 11.
 
     Examples
     --------

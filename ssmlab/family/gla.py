@@ -11,7 +11,7 @@ def gla(q: ArrayLike, k: ArrayLike, decay: ArrayLike) -> MatrixState:
 
     ``decay`` holds :math:`a_t`, what each row of S keeps. With one number for all keys, (...,
     length, 1), it is the recurrence of Mamba-2. Source: Yang et al., "Gated linear attention
-    transformers", arXiv:2312.06635; chapter 10.
+    transformers", arXiv:2312.06635; chapter 11.
 
     Examples
     --------

@@ -15,7 +15,7 @@ def linear_attention(q: ArrayLike, k: ArrayLike) -> MatrixState:
     ``q`` and ``k`` come after the feature map, if there is one: :func:`elu_plus_one`. Its authors
     divide by :math:`q_t \cdot \sum_j k_j`: this is the output for one more value, the constant 1.
     Source: Katharopoulos, Vyas, Pappas and Fleuret, "Transformers are RNNs", arXiv:2006.16236;
-    chapter 10.
+    chapter 11.
 
     Examples
     --------
@@ -30,7 +30,7 @@ def linear_attention(q: ArrayLike, k: ArrayLike) -> MatrixState:
 def elu_plus_one(x: ArrayLike) -> Float[ndarray, "..."]:
     r"""Compute :math:`\varphi(x) = \operatorname{elu}(x) + 1`: positive features.
 
-    :math:`e^x` below 0, :math:`x + 1` above. Source: arXiv:2006.16236; chapter 10.
+    :math:`e^x` below 0, :math:`x + 1` above. Source: arXiv:2006.16236; chapter 11.
 
     Examples
     --------

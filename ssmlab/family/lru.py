@@ -40,7 +40,7 @@ class LRU:
     factor 2, unlike in S4D. ``system`` is the model as a :class:`~ssmlab.lti.DiscreteStateSpace`,
     of which y is the real part. The paper learns the logarithm of gamma from this start; here gamma
     follows lambda. Source: Orvieto et al., "Resurrecting recurrent neural networks for long
-    sequences", arXiv:2303.06349; chapter 10.
+    sequences", arXiv:2303.06349; chapter 11.
 
     Examples
     --------
@@ -163,7 +163,7 @@ def ring(
 
     ``u`` and ``phase`` are uniform on (0, 1), of one shape; ``max_phase`` is in rad; the result is
     ``(nu, theta)``. Area grows with the square of the radius, so it is the square that is uniform.
-    Source: Orvieto et al., arXiv:2303.06349; chapter 10.
+    Source: Orvieto et al., arXiv:2303.06349; chapter 11.
 
     Examples
     --------

@@ -41,7 +41,7 @@ class MatrixState(Member[State]):
     :math:`0 \le \beta \lvert k \rvert^2 \le 2`, so keys are usually of length 1. Within a chunk the
     delta rule is a gated memory of other values,
     :math:`w_t = \beta_t (v_t - (a_t \circ S_{t-1})^\top k_t)`, which solve a triangular system.
-    Chapter 10.
+    Chapter 11.
 
     Examples
     --------

@@ -22,7 +22,7 @@ def retention(q: ArrayLike, k: ArrayLike, gamma: ArrayLike, *, start: int = 0) -
     :math:`\tilde q_i \cdot \tilde k_j = q_i^\top R^{j - i} k_j / \sqrt d`: M is Toeplitz if q and k
     are constant. In complex pairs :math:`A = \gamma e^{i \theta}`, a diagonal state space model.
     Source: Sun et al., "Retentive network", arXiv:2307.08621, and its code in torchscale; chapter
-    10.
+    11.
 
     Examples
     --------

@@ -42,7 +42,7 @@ class RWKV4(Member[State]):
     Numerator and denominator are one recurrence, :math:`h_t = e^{-w} h_{t-1} + e^{k_t} x_t`, with
     :math:`x = v` and :math:`x = 1`. The exponentials overflow for keys of some hundreds (89 in
     float32), so both are kept divided by the largest weight so far. Source: Peng et al., "RWKV:
-    reinventing RNNs for the transformer era", arXiv:2305.13048; chapter 10.
+    reinventing RNNs for the transformer era", arXiv:2305.13048; chapter 11.
 
     Examples
     --------
@@ -142,7 +142,7 @@ def rwkv6(q: ArrayLike, k: ArrayLike, decay: ArrayLike, bonus: ArrayLike) -> Mat
     The queries are RWKV's receptances r. ``bonus`` is u, (..., keys): the weight of the token
     itself, not from the input. The decay of token t acts on what the later tokens read:
     :math:`M_{t, t-1}` has no decay in it. Constant decays give RWKV-5. Source: Peng et al., "Eagle
-    and Finch", arXiv:2404.05892; chapter 10.
+    and Finch", arXiv:2404.05892; chapter 11.
 
     Examples
     --------

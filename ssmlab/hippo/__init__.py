@@ -5,7 +5,7 @@ r"""HiPPO: the past of a signal, projected on a few functions and kept up to dat
 - ``online``: one sample at a time, LegS over :math:`[0, t]` and LegT over a window;
 - ``streaming``: N coefficients of the whole past, exactly, at millions of samples a second.
 
-All of their names can be had from ``ssmlab.hippo``. Derived in chapters 6 and 7.
+All of their names can be had from ``ssmlab.hippo``. Derived in chapters 6 to 8.
 
 Examples
 --------

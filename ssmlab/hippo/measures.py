@@ -11,7 +11,7 @@ that are orthogonal under it, the best approximation of the past is
 also its length ``theta``, positive, in the unit of time of A. They return A, (N, N), and B, (N,),
 in closed form, in float64, for any N; ``MEASURES`` holds each beside its weight and its functions.
 A carries its minus sign. Source: Gu, Dao, Ermon, Rudra and Ré (HiPPO), arXiv:2008.07669. LegS, LegT
-and the LMU are derived in chapter 6, LegS as a time-invariant system in chapter 7; LagT and Fourier
+and the LMU are derived in chapter 6, LegS as a time-invariant system in chapter 8; LagT and Fourier
 follow the same lines, and the tests check them against their weights and functions.
 """
 
@@ -145,7 +145,7 @@ def fourier(N: int, theta: float = 1.0) -> Dynamics:
     window, :math:`x(t - \theta)`, this makes the factors 2. The code state-spaces/s4 has them at
     theta = 2 (``fourier``, where they are 1) and theta = 1 (``fourier2``), with a constant for even
     N; its ``fourier_decay`` has half of them, and its kernels do not end with the window. Source of
-    the 2: How to Train Your HiPPO (arXiv:2206.12037); chapter 7.
+    the 2: How to Train Your HiPPO (arXiv:2206.12037); chapter 8.
 
     Examples
     --------

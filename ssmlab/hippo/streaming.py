@@ -39,7 +39,7 @@ class LegSMemory:
     -----
     The state depends on the samples only, to the last bit: fed one by one or in blocks of any size,
     saved and restored in between or not (on one machine, with one number of threads). Another order
-    of summation agrees to rounding. Source of the projection: HiPPO (arXiv:2008.07669); chapter 6.
+    of summation agrees to rounding. Source of the projection: HiPPO (arXiv:2008.07669); chapter 7.
 
     Examples
     --------

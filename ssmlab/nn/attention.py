@@ -38,7 +38,7 @@ class Attention(Layer[Cache]):
     q, k and v are projections of x without bias, of as many channels; R turns pair m of d/2 by
     :math:`10000^{-2m/d}` rad. The state is the key-value cache, 2 · channels numbers for each
     sample: a step copies and reads all of it. Training uses torch's
-    ``scaled_dot_product_attention``, O(length²) in time. Chapter 10.
+    ``scaled_dot_product_attention``, O(length²) in time. Chapter 11.
 
     Examples
     --------

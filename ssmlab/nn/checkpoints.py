@@ -3,7 +3,7 @@ r"""Read and write a Mamba language model under the names of the official checkp
 A checkpoint is a folder with ``config.json`` and ``model.safetensors`` (or several
 ``model-*.safetensors``). Two spellings of both exist, that of state-spaces/mamba and that of
 transformers; both are read. Pickled weights (``.bin``, ``.pt``) are not, as unpickling can run a
-program: chapter 14 turns such a file, the only kind that the authors' own loader reads, into
+program: chapter 16 turns such a file, the only kind that the authors' own loader reads, into
 safetensors.
 """
 

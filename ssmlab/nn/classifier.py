@@ -62,7 +62,7 @@ class SequenceClassifier(nn.Module):
 
     Notes
     -----
-    The weights are drawn from torch's generator: call ``torch.manual_seed`` first. Chapter 9.
+    The weights are drawn from torch's generator: call ``torch.manual_seed`` first. Chapter 10.
 
     Examples
     --------

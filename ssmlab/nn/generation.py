@@ -52,7 +52,7 @@ def generate(
     Notes
     -----
     What is kept between two tokens is the model's state and nothing else. Same seed, machine and
-    number of threads: same text. Top-p: Holtzman et al., arXiv:1904.09751. Chapter 14.
+    number of threads: same text. Top-p: Holtzman et al., arXiv:1904.09751. Chapter 16.
 
     Examples
     --------

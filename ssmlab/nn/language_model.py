@@ -3,7 +3,7 @@ r"""A language model: tokens in, logits of the next token out, any mixer between
 .. math:: x \leftarrow x + \text{mixer}(\operatorname{RMSNorm}(x)) \text{ in each block}, \qquad
           \text{logits} = E \operatorname{RMSNorm}(x)
 
-with E the embedding, used twice. Chapter 14.
+with E the embedding, used twice. Chapter 16.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class LanguageModel(nn.Module):
     As published, the embedding starts with a standard deviation of 0.02 and each ``out_proj`` is
     divided by the square root of the number of layers. Weights are drawn from torch's generator:
     call ``torch.manual_seed`` first. Source: Gu and Dao, arXiv:2312.00752;
-    github.com/state-spaces/mamba. Chapter 14.
+    github.com/state-spaces/mamba. Chapter 16.
 
     Examples
     --------

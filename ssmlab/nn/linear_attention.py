@@ -48,7 +48,7 @@ class LinearAttention(Layer[Matrices]):
     :math:`\beta_t = \sigma(w^\top x_t + b)` says how much is written, in all kinds. The published
     layers have a short convolution before q, k and v, which this one has not. Decays are kept as
     logarithms, and only their differences are exponentiated. Source: Yang et al., arXiv:2406.06484
-    and arXiv:2412.06464; in NumPy :class:`ssmlab.family.MatrixState`; chapter 10.
+    and arXiv:2412.06464; in NumPy :class:`ssmlab.family.MatrixState`; chapter 11.
 
     Examples
     --------

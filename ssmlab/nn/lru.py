@@ -40,7 +40,7 @@ class LRU(Layer[State]):
     block around it must bring the nonlinearity. Training convolves each number of the state with
     the powers of its eigenvalue, by FFT; the state is complex128. It names no time scales: all
     parameters learn at one rate, where the public code minimal-LRU gives nu, theta, gamma and B a
-    smaller one. Source: Orvieto et al., arXiv:2303.06349; chapter 10.
+    smaller one. Source: Orvieto et al., arXiv:2303.06349; chapter 11.
 
     Examples
     --------

@@ -4,7 +4,7 @@ r"""The Mamba block: a short convolution, a sequence layer and a gate between tw
           y = W_\text{out} \, (\text{layer}(u) \odot \operatorname{silu}(z))
 
 In ``Mamba`` the layer is the selective scan; in ``Gated`` it is any other, so that two layers can
-be compared inside the same block. Chapter 14.
+be compared inside the same block. Chapter 16.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class Mamba(GatedBlock):
     drawn, :math:`\Delta + \ln(1 - e^{-\Delta})`. Parameters have the names of the official code.
     The state is float32 also if the parameters are bfloat16. For second derivatives set ``backend``
     of the layer to "torch", which is slow. Source: Gu and Dao, arXiv:2312.00752,
-    section 3.4 and figure 3; github.com/state-spaces/mamba. Chapter 14.
+    section 3.4 and figure 3; github.com/state-spaces/mamba. Chapter 16.
 
     Examples
     --------

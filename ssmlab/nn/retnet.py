@@ -43,7 +43,7 @@ class RetNet(Layer[Matrices]):
     position. The weights start as in torchscale: Xavier, with a gain of :math:`2^{-5/2}` but for
     the last. The norm is the paper's group norm, not learned; torchscale runs an RMS norm in its
     place, which keeps the mean, so that outputs of equal weights differ. Source: Sun et al.,
-    arXiv:2307.08621; chapter 10.
+    arXiv:2307.08621; chapter 11.
 
     Examples
     --------

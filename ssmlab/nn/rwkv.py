@@ -53,7 +53,7 @@ class RWKV(Layer[State]):
     as in the first layer of the published model, the matrices as torch's.
     Training takes :math:`\sqrt L` steps inside chunks, side by side, and :math:`\sqrt L` across
     them. It names no time scales: the published training gives decay and bonus a larger rate, not
-    a smaller one. Source: Peng et al., arXiv:2305.13048; github.com/BlinkDL/RWKV-LM; chapter 10.
+    a smaller one. Source: Peng et al., arXiv:2305.13048; github.com/BlinkDL/RWKV-LM; chapter 11.
 
     Examples
     --------

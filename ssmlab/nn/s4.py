@@ -32,7 +32,7 @@ class S4(StateSpaceLayer):
     :math:`\tilde C`: so any length will do. The real part of Lambda is :math:`-e^a`. ``forward``,
     ``step`` and ``kernel`` take ``rate``, a factor on every step size: 2 for a signal that keeps
     every second sample.
-    Source: Gu, Goel and Ré (S4), arXiv:2111.00396; chapter 8.
+    Source: Gu, Goel and Ré (S4), arXiv:2111.00396; chapter 9.
 
     Examples
     --------

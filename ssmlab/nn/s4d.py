@@ -33,7 +33,7 @@ class S4D(StateSpaceLayer):
     -----
     Lambda, C, D and dt are learned for each channel; B is a factor of C and stays. ``forward``,
     ``step`` and ``kernel`` take ``rate``, as in S4. Source: Gu, Gupta, Goel and Ré (S4D),
-    arXiv:2206.11893; chapter 9.
+    arXiv:2206.11893; chapter 10.
 
     Examples
     --------

@@ -48,7 +48,7 @@ class S6(Layer[State]):
     code; its rank of dt is the same, as it is twice as wide inside. At the start
     :math:`A = -(1, \dots, N)`, D = 1 and a constant B = 1; a constant C is drawn. Source: Gu and
     Dao, arXiv:2312.00752, section 3.2; in NumPy :func:`ssmlab.selective.selective_scan`;
-    chapter 11.
+    chapter 12.
 
     Examples
     --------

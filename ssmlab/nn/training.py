@@ -69,7 +69,7 @@ def fit(
     Notes
     -----
     The same seeds, machine and number of threads give the same weights to the last bit on a CPU.
-    The model is left in evaluation mode, also after an error. Chapter 9.
+    The model is left in evaluation mode, also after an error. Chapter 10.
 
     Examples
     --------
@@ -186,7 +186,7 @@ def fit_language_model(
     -----
     Gradients longer than 1 are shortened to 1. The model is left in evaluation mode, also after an
     error. The same weights, batches, machine and number of
-    threads give the same result to the last bit on a CPU. Chapter 14.
+    threads give the same result to the last bit on a CPU. Chapter 16.
 
     Examples
     --------

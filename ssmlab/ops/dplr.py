@@ -54,7 +54,7 @@ def dplr_step(
 
     Notes
     -----
-    The slow twin is :func:`ssmlab.s4.recurrence`. Chapter 8.
+    The slow twin is :func:`ssmlab.s4.recurrence`. Chapter 9.
 
     Examples
     --------
@@ -114,7 +114,7 @@ def dplr_kernel(
     The powers are taken in float64 and rounded before the last product. :math:`A + A^*` is negative
     if the real parts of Lambda are, so that :math:`\bar A` is a contraction and no power grows. No
     length is built into C. The slow twins are :func:`ssmlab.s4.kernel`, by
-    generating function, and :func:`ssmlab.s4.kernel_in_blocks`. Chapter 8.
+    generating function, and :func:`ssmlab.s4.kernel_in_blocks`. Chapter 9.
 
     Examples
     --------

@@ -38,7 +38,7 @@ def vandermonde(weights: Modes, A_bar: Modes, length: int) -> Float[Tensor, "...
     -----
     Powers are taken in complex128 whatever the weights are: give A_bar in complex128 too, else its
     own rounding turns the phase of a fast mode within thousands of steps. The slow twin is
-    :func:`ssmlab.diagonal.vandermonde`. Chapter 9.
+    :func:`ssmlab.diagonal.vandermonde`. Chapter 10.
 
     Examples
     --------

@@ -5,7 +5,7 @@
 - ``torch_loop``: a plain loop, for any device and any order of derivatives;
 - ``numba_kernel``: a compiled kernel for the CPU;
 - ``triton_kernels``, ``triton_complex``, launched by ``launch``: kernels for the GPU;
-- ``first_kernels``: the small Triton kernels that chapter 13 starts from.
+- ``first_kernels``: the small Triton kernels that chapter 15 starts from.
 
 numba and triton are loaded by the first scan that needs them.
 """

@@ -1,9 +1,9 @@
-r"""The first Triton kernels of chapter 13, from a cumulative sum to a scan with its gradient.
+r"""The first Triton kernels of chapter 15, from a cumulative sum to a scan with its gradient.
 
 Each leaves out all that its section does not need: one sequence, float32, no options, offsets of 32
-bits. What they add up to, with every option, is ``triton_kernels``. A kernel must live in a file:
-Triton reads its source. With ``TRITON_INTERPRET=1`` in the environment before triton is imported
-they run on a CPU.
+bits. What they add up to, with every option, is ``triton_kernels``. Triton reads a kernel's source,
+from its file or from a notebook's cell. With ``TRITON_INTERPRET=1`` in the environment before
+triton is imported they run on a CPU.
 
 >>> cumulative_sum(torch.ones(4, 1)).flatten()
 tensor([1., 2., 3., 4.])

@@ -88,7 +88,8 @@ def selective_scan(
     float16 and bfloat16 are read and written as such. Any strides are taken. The result is the same
     bits in every run. Memory: the fast backends never store (batch, length, channels, state).
     Source: Gu and Dao, "Mamba: linear-time sequence modeling with selective state spaces",
-    arXiv:2312.00752; chapters 11 and 13. The slow twin is :func:`ssmlab.selective.selective_scan`.
+    arXiv:2312.00752; chapters 12, 14 and 15. The slow twin is
+    :func:`ssmlab.selective.selective_scan`.
 
     Examples
     --------

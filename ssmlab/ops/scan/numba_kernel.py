@@ -13,7 +13,7 @@ the state:
 
 where a dot marks a gradient and a star the conjugate, as torch has it. Blocks are shared out among
 threads, and each writes its own part of the gradients, so that the result is the same bits for any
-number of threads. Derived in chapter 13.
+number of threads. Derived in chapter 14.
 """
 
 from __future__ import annotations

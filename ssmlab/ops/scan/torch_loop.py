@@ -24,7 +24,7 @@ def scan(
     The outputs, twice the real part for a complex A, and the last state. Arguments are those of
     :func:`ssmlab.ops.selective_scan`, all of one precision. ``unbind`` and not ``x[:, t]``: the
     gradient of each slice would be a tensor of the size of x, and the cost of all of them quadratic
-    in the length. Chapter 13.
+    in the length. Chapter 14.
 
     Examples
     --------

@@ -6,7 +6,7 @@ program takes a tile of channels through time, step by step. The forward kernel 
 before every chunk of steps; the backward kernel recomputes the states of one chunk, lays them down
 in a small part of memory that is its own, and goes back through them. Gradients are those of
 ``numba_kernel``; as there, each program writes its own part of those of B and C: the same bits in
-every run. Simpler than ``triton_kernels``, and not tuned. Derived, for a real A, in chapter 13.
+every run. Simpler than ``triton_kernels``, and not tuned. Derived, for a real A, in chapter 15.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ The forward kernel keeps the state before every chunk; the backward kernels star
 recompute the rest. One of them has the gradients that belong to a channel; the other, with more
 threads along the state and fewer along the channels, those of B and C, which are sums over
 channels. Each program writes its own part of these, and torch adds the parts: no atomic additions,
-so the same bits in every run. Derived in chapter 13.
+so the same bits in every run. Derived in chapter 15.
 
 With ``TRITON_INTERPRET=1`` in the environment before triton is imported, the kernels run on a CPU,
 slowly: a way to test and to step through them.
