@@ -90,9 +90,9 @@ def digits(permuted: bool) -> Digits:
 
 def acting(model: torch.nn.Module, x: torch.Tensor) -> int:
     """Count the numbers that the output depends on: Im C of real poles is none of them."""
+    model.zero_grad()
     model(x).square().sum().backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    model.zero_grad()
     return sum(int(torch.count_nonzero(g)) for g in gradients)
 
 
@@ -106,7 +106,6 @@ def run(epochs: int, kept: int | None, case: common.Case) -> dict[str, Any]:
     model = nn.SequenceClassifier(
         1, 10, channels=channels, depth=DEPTH, layer=layer
     )
-    parameters = acting(model, x[:BATCH])
     with timing.stopwatch() as took:
         history = nn.fit(
             model,
@@ -120,7 +119,7 @@ def run(epochs: int, kept: int | None, case: common.Case) -> dict[str, Any]:
         )
     return {
         "channels": channels,
-        "parameters": parameters,
+        "parameters": acting(model, x[:BATCH]),
         "wall_seconds": took.wall,
         "cpu_seconds": took.cpu,
         "loss": [round(epoch["loss"], 5) for epoch in history],

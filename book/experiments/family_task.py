@@ -3,7 +3,7 @@
 The task is ssmlab.tasks.latest_value: pairs of 8 keys and 8 values among blanks; at the end each key
 is asked for, and its latest value counts. Training takes turns between logs in which a key is written
 1, 2, 3 and 4 times on average. Embedding, one block of 64 channels, AdamW with a cosine. Every mixer
-is trained on the same grid: two starts and three learning rates, each from three seeds. Nothing is
+is trained on the same grid: two starts and four learning rates, each from three seeds. Nothing is
 chosen here: "validation", on fresh logs like those of training, is there to choose a setting by, and
 the tests have sequences of their own. Run it anew (hours on many cores, minutes on a GPU) with
 
@@ -32,7 +32,7 @@ SETTING: dict[str, Any] = {
     "batch": 32,
     "seeds": [0, 1, 2],
     "starts": [0.02, 1.0],
-    "rates": [1e-3, 3e-3, 1e-2],
+    "rates": [1e-3, 3e-3, 1e-2, 3e-2],
 }
 QUICK = {"steps": 1, "batch": 2, "channels": 8, "seeds": [0], "rates": [1e-3]}
 LENGTH, WRITES = 40, (8, 16, 24, 32)
