@@ -94,6 +94,8 @@ def wrong_chapters(text: str, number: dict[str, int]) -> list[str]:
         for said, label in re.findall(r"(\d+)\s*<(ch-[\w-]+)>", text)
         if number.get(label) != int(said)
     ]
+    bare = re.findall(r"(?:Ch\.|<ch-[\w-]+>`,)\s*(\d+)", text)
+    wrong += [f"{n} without a link" for n in bare]
     plain = re.findall(r"\b[Cc]hapters?\s+(\d+)(?:(?:,| and| to)\s+(\d+))?(?!.{0,3}section)", text)
     return wrong + [f"chapter {n}" for pair in plain for n in pair if n and int(n) > len(number)]
 
@@ -112,8 +114,9 @@ def test_a_chapter_is_called_by_its_number():
         if (found := wrong_chapters(path.read_text("utf8").replace('\\n",\n    "', " "), number))
     }
     assert wrong == {}
-    assert wrong_chapters("{ref}`chapter 3 <ch-state>`, chapters 2 and 17", number) == [
+    assert wrong_chapters("{ref}`chapter 3 <ch-state>`, Ch. 2, chapters 2 and 17", number) == [
         "3 <ch-state>",
+        "2 without a link",
         "chapter 17",
     ]
 
