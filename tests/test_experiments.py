@@ -174,14 +174,11 @@ def test_the_last_channels_of_a_large_scan_are_those_of_a_small_one(load, monkey
 # --- where the records come from -----------------------------------------------------------------
 
 #: Records that are to be measured again, and what is wrong with each.
-OWED = dict.fromkeys(
-    ("byte_model", "family_task", "generation_costs", "induction_model"),
-    "its commit is not in the history",
-) | dict.fromkeys(
-    ("digits", "induction_heads", "selective_copying", "selective_scan_gpu"),
-    "its commit does not hold the script",
-)
-OWED["performance"] = "its script has changed since"
+OWED = {
+    "generation_costs": "its commit is not in the history",
+    "performance": "its script has changed since",
+    "selective_scan_gpu": "its commit does not hold the script",
+}
 
 #: Libraries that our scripts time beside ours.
 PEERS = {"mamba_ssm", "mambapy", "transformers", "fla"}
