@@ -89,20 +89,33 @@ def test_a_step_in_place_is_the_step_of_the_layer(load):
 def test_a_run_that_was_interrupted_goes_on(load, tmp_path):
     common, path, made = load("common"), tmp_path / "runs.json", []
 
-    def run(model: str, seed: int) -> dict[str, Any]:
+    def run(case: dict[str, Any]) -> dict[str, Any]:
         if len(made) == 2:
             raise KeyboardInterrupt
-        made.append((model, seed))
-        return {"model": model, "seed": seed}
+        made.append(case)
+        return {"right": case["seed"]}
 
-    todo = [("a", 0), ("b", 0), ("a", 1)]
+    todo = common.grid(seed=(0, 1), model=("a", "b"))
     with pytest.raises(KeyboardInterrupt):
-        common.make_runs(path, "runs", {"lr": 1}, run, todo, resume=False)
+        common.make_runs(path, "runs", {"lr": 1}, run, todo)
+    assert made == [{"seed": 0, "model": "a"}, {"seed": 0, "model": "b"}]
     made.clear()
     common.make_runs(path, "runs", {"lr": 1}, run, todo, resume=True)
-    assert made == [("a", 1)]
+    assert made == [{"seed": 1, "model": "a"}, {"seed": 1, "model": "b"}]
     rows = results.load_results(path)["results"]
-    assert rows == {"lr": 1, "runs": [{"model": m, "seed": s} for m, s in todo]}
+    assert rows == {"lr": 1, "runs": [case | {"right": case["seed"]} for case in todo]}
+
+
+def test_runs_side_by_side_come_in_the_order_of_their_cases(load, tmp_path):
+    common, path = load("common"), tmp_path / "runs.json"
+    todo = common.grid(x=(3.0, 1.0, 2.0))
+    common.make_runs(path, "runs", {}, double, todo, workers=2, commit="abc")
+    record = results.load_results(path)["results"]["runs"]
+    assert record == [{"x": x, "twice": 2 * x} for x in (3.0, 1.0, 2.0)]
+
+
+def double(case: dict[str, float]) -> dict[str, float]:
+    return {"twice": 2 * case["x"]}
 
 
 def test_a_record_that_is_not_quick_lies_beside_its_script(load):
@@ -172,13 +185,7 @@ def test_the_last_channels_of_a_large_scan_are_those_of_a_small_one(load, monkey
 # --- where the records come from -----------------------------------------------------------------
 
 #: Records that are to be measured again, and what is wrong with each.
-OWED = dict.fromkeys(
-    ("byte_model", "family_task", "induction_model"),
-    "its commit is not in the history",
-) | dict.fromkeys(
-    ("digits", "induction_heads", "selective_copying", "selective_scan_gpu"),
-    "its commit does not hold the script",
-)
+OWED = {"selective_scan_gpu": "its commit does not hold the script"}
 
 #: Libraries that our scripts time beside ours.
 PEERS = {"mamba_ssm", "mambapy", "transformers", "fla"}

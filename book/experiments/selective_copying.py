@@ -1,19 +1,21 @@
-"""Train the models of chapter 12 on selective copying; selective_copying.json holds the results.
+"""Train the models of the chapter on selectivity; selective_copying.json holds the results.
 
 Repeat 4 symbols out of 8 that stand at random places among blanks (ssmlab.tasks). Every model is the
 same language model of two of Mamba's blocks. In the place of the scan each block has nn.S6, in
 which the step size dt, B and C follow from the input or are learned constants: all three is Mamba,
 none is a time-invariant layer of real decays. "S4D" is nn.S4D in the same place, with twice the
-numbers in its state. All train on length 64 only, in the same way, and are tested on fresh sequences
-of that length and of longer ones. One thread. Run it anew (about half an hour on a quiet core) with
+numbers in its state. All train on length 64 only, with each of four learning rates, each from three
+seeds, and are tested on fresh sequences of that length and of longer ones. Nothing is chosen here:
+"validation", on other sequences of length 64, is there to choose a rate by. Run it anew (an hour or two
+on a quiet core, minutes on a GPU) with
 
-    python book/experiments/selective_copying.py
+    python book/experiments/selective_copying.py --workers 8
 
 Results: "task" and "training" hold the sizes, "lengths" the lengths of the tests, "chance" the
 accuracy of a guess. Each of "runs" holds "model" ("Mamba", "S4D", or what follows from the input),
-"selective" (a list of "dt", "B", "C"; empty for S4D), "seed", "parameters", "accuracy" (one for each
-length, from 0 to 1: right symbols of all that were asked for), "loss" (means over 100 steps), and
-"wall_seconds" and "cpu_seconds" of the training, on a machine that had other work too.
+"seed", "lr", "selective" (a list of "dt", "B", "C"; empty for S4D), "parameters", "accuracy" (for each
+length one number for each answer, from 0 to 1), "validation" (their mean), "loss" (means over 100
+steps), and "wall_seconds" of the training, on a machine that had other work too.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import torch
 from ssmlab import nn, tasks, timing
 
 SEEDS: tuple[int, ...] = (0, 1, 2)
+RATES: tuple[float, ...] = (2e-3, 4e-3, 8e-3, 1.6e-2)
 MODELS: dict[str, tuple[str, ...] | None] = {
     "Mamba": ("dt", "B", "C"),
     "none": (),
@@ -41,8 +44,7 @@ TASK = {"memorise": 4, "vocabulary": 10}
 TRAINING: dict[str, Any] = {
     "length": 64,
     "batch": 32,
-    "steps": 600,
-    "lr": 8e-3,
+    "steps": 1200,
     "warmup": 100,
     "schedule": "cosine",
     "channels": 64,
@@ -51,16 +53,6 @@ TRAINING: dict[str, Any] = {
 }
 QUICK = {"steps": 1, "batch": 2, "channels": 8, "length": 8}
 LENGTHS, SEQUENCES = (64, 128, 256, 512, 1024), 256
-SLOWEST = 1e-3  # the largest learning rate of what sets time scales
-SETS_TIME = (
-    "A_log",
-    "D",
-    "dt_bias",
-    "dt_proj.bias",
-    "log_dt",
-    "log_decay",
-    "frequency",
-)
 
 
 def make(name: str, training: dict[str, Any]) -> nn.LanguageModel:
@@ -90,111 +82,89 @@ def language_model(
     return model
 
 
-def logits(model: nn.LanguageModel, batch: tasks.Batch) -> torch.Tensor:
-    """Give the logits at the steps that ask for an answer."""
-    answers = batch.targets.shape[1]
-    return model(torch.from_numpy(batch.tokens))[:, -answers:]
+Draw = Callable[..., tasks.Batch]
 
 
-def train(
+def train_and_test(
     model: nn.LanguageModel,
-    draw: Callable[[], tasks.Batch],
-    *,
-    steps: int,
-    lr: float,
-    warmup: int,
-    schedule: str,
-) -> list[float]:
-    """Train on a fresh batch at each step; give the means of 100 losses."""
-    losses = nn.fit_language_model(
-        model,
-        iter(draw, None),
-        steps=steps,
-        lr=lr,
-        warmup=warmup,
-        constant=schedule == "constant",
-        groups=groups(model, lr),
-        progress=False,
-    )
-    return np.reshape(losses, (-1, min(100, steps))).mean(1).tolist()
-
-
-def groups(model: nn.LanguageModel, lr: float) -> list[dict[str, Any]]:
-    """Set apart what sets time scales, as when the stored runs were made.
-
-    nn.parameter_groups differs in S4D's D and in Mamba's projection to dt.
-    """
-    slow: list[torch.nn.Parameter] = []
-    fast: list[torch.nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        (slow if name.endswith(SETS_TIME) else fast).append(parameter)
-    return [
-        {"params": fast, "lr": lr, "weight_decay": 0.01},
-        {"params": slow, "lr": min(lr, SLOWEST), "weight_decay": 0.0},
-    ]
-
-
-@torch.no_grad()
-def accuracy(
-    model: nn.LanguageModel, draw: Callable[[int], tasks.Batch]
-) -> float:
-    """Give the share of right answers in fresh sequences, 32 at a time."""
-    right = []
-    for _ in range(SEQUENCES // 32):
-        batch = draw(32)
-        right.append(logits(model, batch).argmax(-1).numpy() == batch.targets)
-    return float(np.mean(right))
-
-
-def run(setup: dict[str, Any], name: str, seed: int) -> dict[str, Any]:
-    """Train one model from one seed, and test it."""
-    torch.manual_seed(seed)
-    training = setup["training"]
-    model, rng = make(name, training), np.random.default_rng(seed)
-    length, batch = training["length"], training["batch"]
-    keys = ("steps", "lr", "warmup", "schedule")
+    draw: Draw,
+    setup: dict[str, Any],
+    case: common.Case,
+    sequences: int,
+) -> dict[str, Any]:
+    """Train on a fresh batch at each step, and test on fresh sequences."""
+    training, rng = setup["training"], np.random.default_rng(case["seed"])
+    model.to(setup["device"])
     with timing.stopwatch() as took:
-        loss = train(
+        losses = nn.fit_language_model(
             model,
-            lambda: tasks.selective_copying(batch, length, **TASK, seed=rng),
-            **{key: training[key] for key in keys},
+            iter(
+                lambda: draw(training["batch"], training["length"], seed=rng),
+                None,
+            ),
+            steps=training["steps"],
+            lr=case["lr"],
+            warmup=training["warmup"],
+            constant=training["schedule"] == "constant",
+            progress=False,
         )
-    fresh = np.random.default_rng(1000)
+
+    def right(length: int, seed: int) -> np.ndarray:
+        batch = draw(sequences, length, seed=seed)
+        return common.by_answer(model, batch, at_once=32)
+
     return {
-        "model": name,
-        "selective": MODELS[name] or (),
-        "seed": seed,
         "parameters": sum(p.numel() for p in model.parameters()),
+        "validation": right(training["length"], 2000).mean(),
         "accuracy": [
-            accuracy(
-                model,
-                partial(
-                    tasks.selective_copying, length=length, **TASK, seed=fresh
-                ),
-            )
-            for length in setup["lengths"]
+            right(length, 1000 + length) for length in setup["lengths"]
         ],
-        "loss": loss,
+        "loss": np.reshape(losses, (-1, min(100, len(losses))))
+        .mean(1)
+        .round(5),
         "wall_seconds": took.wall,
-        "cpu_seconds": took.cpu,
     }
 
 
-def main(quick: bool = False, resume: bool = False) -> None:
-    """Train each model from each seed, and write the record after each."""
-    seeds, training = SEEDS, TRAINING
+def run(
+    setup: dict[str, Any], sequences: int, case: common.Case
+) -> dict[str, Any]:
+    """Train one model from one seed, and test it."""
+    torch.manual_seed(case["seed"])
+    model = make(case["model"], setup["training"])
+    draw = partial(tasks.selective_copying, **TASK)
+    tested = train_and_test(model, draw, setup, case, sequences)
+    return {"selective": MODELS[case["model"]] or ()} | tested
+
+
+def main(
+    quick: bool = False,
+    resume: bool = False,
+    workers: int = 1,
+    commit: str = "",
+) -> None:
+    """Train each model at each rate from each seed."""
+    seeds, training, sequences = SEEDS, TRAINING, SEQUENCES
     if quick:
-        seeds, training = SEEDS[:1], TRAINING | QUICK
+        seeds, training, sequences = SEEDS[:1], TRAINING | QUICK, 2
     setup = {
         "task": TASK,
         "training": training,
         "lengths": common.few(LENGTHS, quick),
         "chance": 1 / (TASK["vocabulary"] - 2),
+        "device": common.device(),
     }
-    todo = [(name, seed) for seed in seeds for name in MODELS]
+    todo = common.grid(seed=seeds, model=MODELS, lr=RATES)
     with common.record(__file__, quick) as path:
         common.make_runs(
-            path, "runs", setup, partial(run, setup), todo, resume=resume
+            path,
+            "runs",
+            setup,
+            partial(run, setup, sequences),
+            todo,
+            resume=resume,
+            workers=workers,
+            commit=commit,
         )
 
 
