@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from ssmlab.selective import selective_scan
     from ssmlab.statespace import StateSpace
 
+__version__ = "0.1.0"
+
 __all__ = [
     "DiscreteStateSpace",
     "StateSpace",

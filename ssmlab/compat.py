@@ -7,12 +7,12 @@ r"""mamba_ssm's selective scan, over ours: code that was written for it runs on 
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
+from ssmlab._torch import torch
 from ssmlab._typing import Float, Inexact
 from ssmlab.ops import selective_scan
 from ssmlab.ops._check import tensor
+
+Tensor = torch.Tensor
 
 
 def selective_scan_fn(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import importlib.util
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import jaxtyping
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
 
 import ssmlab
 from ssmlab import _matrix, _typing
@@ -53,6 +56,32 @@ import ssmlab
 print(ssmlab.StateSpace([-1], [1], [1]).discretize(0.5).simulate([1, 0])[0].round(4))
 """
     assert run(code) == "[0.3935 0.2387]"
+
+
+@pytest.mark.parametrize("name", ["nn", "ops", "compat", "bench"])
+def test_without_torch_one_sentence_says_what_to_install(name):
+    code = f"""
+import sys
+sys.modules["torch"] = None  # importing it now raises ModuleNotFoundError
+try:
+    import ssmlab.{name}
+except ModuleNotFoundError as error:
+    print(error)
+"""
+    assert "of ssmlab need torch; install it with: pip install torch" in run(code)
+
+
+@pytest.mark.parametrize("triton", ["3.2.0", "3.6.0", "3.7.1"])  # of torch 2.6, 2.11 and 2.13
+def test_the_extra_keeps_a_torch_that_is_there(triton):
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf8"))
+    extra = map(Requirement, project["project"]["optional-dependencies"]["torch"])
+    wanted = {requirement.name: requirement.specifier for requirement in extra}
+    assert triton in wanted["triton"]
+    assert "2.6" in wanted["torch"]
+
+
+def test_version_is_that_of_the_package():
+    assert ssmlab.__version__ == importlib.metadata.version("ssmlab")
 
 
 def test_annotations_without_jaxtyping_are_plain_arrays(monkeypatch):

@@ -9,6 +9,7 @@ bandwidth and exponentials / rate, both measured in the same run. Chapter 14 exp
     python -m ssmlab.bench --channels 256 --length 4096 --file scan.json
 """
 
+from ssmlab import _torch as _torch
 from ssmlab.bench.command import main
 
 __all__ = ["main"]

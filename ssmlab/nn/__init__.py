@@ -19,9 +19,8 @@
 torch.Size([2, 100, 4])
 """
 
-from torch.serialization import add_safe_globals
-
 from ssmlab._renamed import old_names
+from ssmlab._torch import torch
 from ssmlab.nn import rwkv
 from ssmlab.nn.attention import Attention, Cache
 from ssmlab.nn.checkpoints import load_checkpoint, save_checkpoint
@@ -65,6 +64,6 @@ __all__ = [
 ]
 
 # torch.load reads a state, too, without running what is in the file.
-add_safe_globals([BlockState, Cache, ClassifierState, Mean, rwkv.State])
+torch.serialization.add_safe_globals([BlockState, Cache, ClassifierState, Mean, rwkv.State])
 
 __getattr__ = old_names(__name__, {"Memory": "LinearAttention"})

@@ -15,6 +15,7 @@ made in double precision, products in that of the arguments.
 tensor([1.0000, 1.5000, 1.5000])
 """
 
+from ssmlab import _torch as _torch
 from ssmlab.ops.convolution import fft_convolution
 from ssmlab.ops.dplr import dplr_kernel, dplr_step
 from ssmlab.ops.scan import selective_scan, selective_scan_step
