@@ -13,7 +13,10 @@ import re
 import shutil
 import sys
 from dataclasses import dataclass, field
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -36,6 +39,7 @@ CHAPTERS = [page for page in NOTEBOOKS if re.match(r"\d", Path(page).name)]
 DESKTOP = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+FIGURE_TEXT, LEAST_TEXT = 10 / 72 * 110, 8.5  # pixels: as drawn (ssmlab.viz), and on any screen
 HEAVIEST_PAGE = 300_000  # bytes, gzipped, apart from what the pages share
 LONGEST_CHAPTER, LARGEST_CHAPTER = 90, 2  # seconds, gigabytes
 
@@ -46,6 +50,16 @@ CUT_OFF = """elements => elements.filter(element => {
     if (/auto|scroll/.test(getComputedStyle(e).overflowX)) return false;
   return element.checkVisibility();
 }).map(element => element.outerHTML.slice(0, 100))"""
+
+# The names that a line break cuts in two.
+CUT_NAMES = """names => names.filter(
+  name => name.getClientRects().length > 1
+).map(name => name.textContent)"""
+
+# How far each figure is scaled down from the size at which it was drawn.
+SCALES = """images => images.map(image =>
+  image.getBoundingClientRect().width / (parseFloat(image.style.width) || image.naturalWidth)
+)"""
 
 # What axe finds that is not ours: the rule, and a pattern of the element.
 THEME_FINDINGS = {
@@ -146,6 +160,44 @@ def test_mathematics_is_rendered(opened):
     assert opened.page.locator("mjx-assistive-mml").count() == drawn, "MathML for screen readers"
 
 
+def test_formulas_are_no_tab_stops(opened):
+    """Only those that are too wide for the page: the keys scroll them."""
+    stops = opened.page.locator("mjx-container[tabindex='0'], mjx-container [tabindex='0']")
+    assert stops.evaluate_all("all => all.filter(e => e.scrollWidth <= e.clientWidth).length") == 0
+
+
+def test_page_says_what_it_is(opened):
+    title = opened.page.title()
+    parts = [part.strip() for part in title.split("\u2014")]
+    assert title.strip()
+    assert len(set(parts)) == len(parts), "the same words twice"
+    assert opened.page.locator("html").get_attribute("lang") == "en"
+    if opened.name in NOTEBOOKS:
+        text = opened.page.locator("meta[name=description]").get_attribute("content")
+        assert 40 <= len(text) <= 200
+        assert "$" not in text
+        assert "\\" not in text
+
+
+def test_chinese_is_marked(opened):
+    unmarked = opened.page.locator("main").evaluate("""main => {
+      const walk = document.createTreeWalker(main, NodeFilter.SHOW_TEXT), found = [];
+      for (let node; (node = walk.nextNode()); )
+        if (/\\p{Script=Han}/u.test(node.data) && !node.parentElement.closest("[lang=zh], script"))
+          found.push(node.data);
+      return found;
+    }""")
+    assert unmarked == []
+
+
+def test_buttons_say_what_they_open(opened):
+    buttons = opened.page.locator(".solution .toggle-button")
+    names = buttons.evaluate_all("all => all.map(button => button.ariaLabel)")
+    assert all(re.match(r"Solution to Exercise [\d.]+ ", name) for name in names), names
+    assert len(set(names)) == len(names)
+    assert opened.page.locator("[aria-label='Toggle hidden content']").count() == 0
+
+
 def test_pictures_are_described_and_loaded(opened):
     pictures = opened.page.locator("main img").evaluate_all(
         "all => all.map(i => [i.getAttribute('src').slice(0, 60), i.alt, i.naturalWidth])"
@@ -166,6 +218,7 @@ def test_sliders_move_by_keyboard(opened):
             after = image.get_attribute("src"), image.get_attribute("alt"), output.inner_text()
             same = [old for old, new in zip(before, after, strict=True) if old == new]
             assert same == [], "picture, alt text and value all change"
+            assert explorer.locator("div[role=status]").inner_text().strip() == after[1].strip()
             assert image.evaluate("i => i.decode().then(() => i.naturalWidth)") > 0
 
 
@@ -215,10 +268,40 @@ def test_fits_a_desktop(opened):
     assert_fits(opened.page, opened.name)
 
 
-def test_fits_a_phone(opened):
+@pytest.fixture
+def phone(opened):
     opened.page.set_viewport_size(PHONE)
-    assert_fits(opened.page, opened.name)
+    yield opened.page
     opened.page.set_viewport_size(DESKTOP)
+
+
+def test_fits_a_phone(phone, opened):
+    assert_fits(phone, opened.name)
+
+
+def test_names_in_tables_are_whole_on_a_phone(phone):
+    assert phone.locator("main :is(td, th) code .pre").evaluate_all(CUT_NAMES) == []
+
+
+def test_text_of_figures_is_legible_on_a_phone(phone):
+    scales = phone.locator("main .cell_output img").evaluate_all(SCALES)
+    assert all(FIGURE_TEXT * scale >= LEAST_TEXT for scale in scales), scales
+
+
+def test_prints_whole(opened):
+    """Frames break with their contents, equations stay with their numbers, nothing is folded."""
+    page = opened.page
+    page.emulate_media(media="print")
+    folded = page.locator("main details:not([open]) > :not(summary)").evaluate_all(
+        "all => all.filter(element => !element.checkVisibility()).length"
+    )
+    breaks = "all => [...new Set(all.map(element => getComputedStyle(element).breakInside))]"
+    code = page.locator("main :is(.cell_input, div.highlight, pre)").evaluate_all(breaks)
+    equations = page.locator("main div.math").evaluate_all(breaks)
+    page.emulate_media(media="screen")
+    assert folded == 0
+    assert code in ([], ["auto"])
+    assert equations in ([], ["avoid"])
 
 
 def own_files(opened: Opened) -> list[Path]:
@@ -248,6 +331,20 @@ def test_downloads_as_a_clean_notebook(opened):
     assert "image/png" not in text
 
 
+def test_button_downloads_from_a_server(browser):
+    """From a disk Chromium shows the file, whatever the link says."""
+    handler = partial(SimpleHTTPRequestHandler, directory=HTML)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{server.server_port}/book/conventions.html")
+        with page.expect_download(timeout=10_000) as download:
+            page.locator("a.btn-download-source-button").evaluate("link => link.click()")
+        assert download.value.suggested_filename == "conventions.ipynb"
+        page.close()
+        server.shutdown()
+
+
 def test_search_finds_a_word_and_leads_to_it(browser):
     page = browser.new_page()
     page.goto((HTML / "search.html").as_uri() + "?q=state")
@@ -260,7 +357,36 @@ def test_search_finds_a_word_and_leads_to_it(browser):
     page.close()
 
 
+def first_found(browser, query: str) -> str:
+    page = browser.new_page()
+    page.goto((HTML / "search.html").as_uri() + "?q=" + query)
+    page.wait_for_selector("#search-results li a", timeout=5000)
+    address = page.locator("#search-results li a").first.get_attribute("href")
+    page.close()
+    return address
+
+
+@pytest.mark.parametrize("word", ["discretisation", "discretise", "initialization", "behavior"])
+def test_search_knows_both_spellings(browser, word):
+    assert first_found(browser, word)
+
+
+def test_search_finds_an_exercise_by_its_number(browser):
+    assert "03_discretization.html#ex-" in first_found(browser, "Exercise 3.4")
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_first_visit_follows_the_system(browser, mode):
+    page = browser.new_page(color_scheme=mode)
+    page.goto((HTML / "book" / "index.html").as_uri())
+    assert page.locator("html").get_attribute("data-theme") == mode
+    page.close()
+
+
 def test_first_page_opens_the_book(browser):
+    root = (HTML / "index.html").read_text("utf8")
+    for part in ('<html lang="en">', "<title>", '<meta name="description"', "<a href="):
+        assert part in root
     page = browser.new_page()
     page.goto((HTML / "index.html").as_uri())
     page.wait_for_url("**/book/index.html")

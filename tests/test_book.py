@@ -456,3 +456,35 @@ def test_buttons_follow_the_repository(tmp_path):
         assert link in page, link
     assert "_sources/one.ipynb" in page
     shutil.rmtree(tmp_path / "_build")
+
+
+def test_pages_describe_themselves(tmp_path):
+    """A small book with an address: previews, the root page, 404, and Chinese marked as such."""
+    config = yaml.safe_load((ROOT / "_config.yml").read_text("utf8"))
+    config["bibtex_bibfiles"] = [str(ROOT / "book" / "references.bib")]
+    config["html"]["baseurl"] = "https://books.example.edu/ssm"
+    config["sphinx"]["local_extensions"] = {"page_heads": str(ROOT / "book" / "_ext")}
+    (tmp_path / "book").mkdir()
+    (tmp_path / "_config.yml").write_text(yaml.safe_dump(config, allow_unicode=True), "utf8")
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/one\n", "utf8")
+    said = "A state is what the past leaves to the future."
+    text = f"# One\n\n{said} It is $h$.\n\n## State (状态)\n\nEnd.\n"
+    (tmp_path / "book" / "one.md").write_text(text, "utf8")
+    jupyter_book = Path(sys.executable).with_name("jupyter-book")
+    done = subprocess.run(
+        [jupyter_book, "build", str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    built = tmp_path / "_build" / "html"
+    page, root, lost = (
+        (built / name).read_text("utf8") for name in ("book/one.html", "index.html", "404.html")
+    )
+    for words in (page, root):
+        assert f'<meta name="description" content="{said}">' in words
+        assert 'property="og:url" content="https://books.example.edu/ssm/book/one.html"' in words
+    assert page.count('<span lang="zh">状态</span>') >= 2, "the heading, and the contents beside it"
+    assert page.count("状态") == page.count('<span lang="zh">状态</span>')
+    assert '<html lang="en">' in root
+    assert '<a href="book/one.html">' in root
+    assert 'href="https://books.example.edu/ssm/book/one.html"' in lost
+    shutil.rmtree(tmp_path / "_build")

@@ -1,4 +1,4 @@
-"""Make the built book need no network, and give it our style sheet.
+"""Make the built book need no network, and give it our style sheets and script.
 
 MathJax is one file, taken from the installed `sphinx-mathjax-offline`; nothing comes from a CDN.
 The buttons that open a chapter elsewhere appear only where `_config.yml` names a repository.
@@ -54,6 +54,9 @@ def configure(app: Sphinx, config: Config) -> None:
     config.mathjax_path = mathjax_file().name
     config.html_static_path += [str(mathjax_file()), str(STATIC)]
     config.html_css_files += sorted(path.name for path in STATIC.glob("*.css"))
+    config.html_js_files += [
+        (path.name, {"defer": "defer"}) for path in STATIC.glob("*.js")
+    ]
     config.html_theme_options = theme_options(config.html_theme_options)
 
 
