@@ -124,6 +124,11 @@ def write_outer_pages(app: Sphinx, error: Exception | None) -> None:
             text=f"{escape(text)} {link}.",
         )
         Path(app.outdir, "index.html").write_text(page, "utf8")
+    index = Path(app.outdir, "genindex.html")
+    if (
+        index.is_file()
+    ):  # its letters are the template's own, not the page's body
+        index.write_text(mark_chinese(index.read_text("utf8")), "utf8")
     base = f"{config.html_baseurl.rstrip('/')}/" if config.html_baseurl else ""
     page = PAGE.format(
         head='<meta name="robots" content="noindex">',
