@@ -18,6 +18,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from urllib.parse import unquote, urlsplit
+from zipfile import ZipFile
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -327,8 +328,35 @@ def test_downloads_as_a_clean_notebook(opened):
     notebook = (HTML / opened.name).parent.joinpath(target).resolve()
     text = notebook.read_text("utf8")
     assert notebook.suffix == ".ipynb"
-    assert json.loads(text)["cells"]
     assert "image/png" not in text
+    cells = json.loads(text)["cells"]
+    sources = json.loads((ROOT / opened.name).with_suffix(".ipynb").read_text("utf8"))["cells"]
+    assert code_of(cells) == code_of(sources)
+    prose = "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    assert not re.search(r"\{[a-z:-]+\}`|^:::|^\([a-z0-9-]+\)=|\0", prose, re.MULTILINE)
+    for title in opened.page.locator(
+        ".caption-number, .exercise > .admonition-title, .theorem > .admonition-title"
+    ).all_inner_texts():
+        kind, number = title.split()[:2]
+        assert f"{kind} {number.rstrip('.')}" in prose, title
+    closed = [c for c in cells if c["metadata"].get("jp-MarkdownHeadingCollapsed")]
+    assert len(closed) == opened.page.locator("div.solution").count()
+
+
+def code_of(cells) -> list[str]:
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+
+
+def test_first_page_offers_the_chapters_with_their_measurements():
+    first = (HTML / "book" / "index.html").read_text("utf8")
+    link = re.search(r'href="([^"]*ssmlab-chapters.zip)"', first)
+    with ZipFile(HTML / "book" / link[1]) as packed:
+        names = {name.partition("/")[2] for name in packed.namelist()}
+    assert {Path(name).with_suffix(".ipynb").name for name in NOTEBOOKS} <= names
+    for path in (ROOT / "book" / "experiments").rglob("*.json"):
+        assert str(path.relative_to(ROOT / "book")) in names
+    wheel = next(name for name in names if name.endswith(".whl"))
+    assert f"'./{wheel}[book,torch]'" in first.replace("&#39;", "'")
 
 
 def test_button_downloads_from_a_server(browser):

@@ -50,8 +50,9 @@ def stored(name: str) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(
             f"name must be that of a record in experiments/ beside the chapter; got {name!r}, and "
-            f"there is no {path}: run the chapter in the folder book/ of a clone, or make the "
-            f"record with `make experiments/{name}`"
+            f"there is no {path}: run the chapter where its records are, in the folder of "
+            "ssmlab-chapters.zip from the book's first page, or in book/ of a clone, where "
+            f"`make experiments/{name}` measures it anew"
         )
     return load_results(path)
 

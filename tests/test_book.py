@@ -267,6 +267,12 @@ BREAKS = {
     "has the tag": lambda nb: nb.cells[2].metadata.update(tags=["nbval-skip"]),
     "comment for nbval": lambda nb: nb.cells[2].update(source="# NBVAL_IGNORE_OUTPUT\nplot()"),
     "ends with a semicolon": lambda nb: nb.cells[2].update(source="plot();"),
+    "begins a list": lambda nb: nb.cells[0].update(
+        source=nb.cells[0].source + "\n\nIt settles at\n1. Why?"
+    ),
+    "dropdown} Hint": lambda nb: nb.cells[0].update(
+        source=nb.cells[0].source + "\n\n::::{exercise} A\nWhy?\n\n*Hint:* Because.\n::::"
+    ),
     "absolute path": lambda nb: nb.cells[2].update(source='open("/home/me/data.csv")'),
     "absolute path: '/tmp": lambda nb: nb.cells[2].outputs.append(
         output("stream", text="saved /tmp/figure.txt")

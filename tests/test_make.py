@@ -25,7 +25,13 @@ def folder(tmp_path):
     """The Makefile beside a small book and an environment of two programs that only log."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     sources = ["requirements.txt", "pyproject.toml", "_config.yml", "_toc.yml"]
-    sources += ["tools/freshness.py", "ssmlab/lti.py", "book/one.ipynb", "book/experiments/a.json"]
+    sources += [
+        "tools/freshness.py",
+        "tools/reader_copy.py",
+        "ssmlab/lti.py",
+        "book/one.ipynb",
+        "book/experiments/a.json",
+    ]
     sources += ["book/experiments/a.py", "book/assignments/nbgrader_config.py"]
     sources += ["book/assignments/source/a/a.ipynb", "classroom/pyproject.toml"]
     sources += [".venv/bin/python", ".venv/bin/jupyter-book"]

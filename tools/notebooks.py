@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ CELL_METADATA = {"tags", "mystnb", "nbgrader", "jupyter"}
 FORBIDDEN_TAGS = {"nbval-skip", "nbval-ignore-output", "raises-exception", "skip-execution"}
 PICTURES = re.compile(r"image/|application/pdf|application/vnd\.jupyter\.widget")
 SANITIZE = re.compile(r"^regex: (.*)$\n^replace: (.*)$", re.MULTILINE)
+LIST = re.compile(r"\s*(\d+[.)]|[-+*]) ")
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/])/(?:home|Users|root|tmp|opt|work|mnt|private)/\w")
 
 
@@ -260,6 +262,23 @@ def ends_without_semicolon(nb: Any) -> Iterator[str]:
             yield f"cell {i} ends with a semicolon: end it with `plt.show()` instead"
 
 
+def sets_lists_apart(nb: Any) -> Iterator[str]:
+    """A line that begins "1. " begins a list: after a line of text it is seldom meant."""
+    for i, cell in enumerate(nb.cells):
+        prose = re.sub(r"```.*?```|\$\$.*?\$\$", "", cell.source, flags=re.DOTALL)
+        for before, line in pairwise(prose.split("\n") if cell.cell_type == "markdown" else ()):
+            if before.strip() and LIST.match(line) and not LIST.match(before) and before[0] != " ":
+                yield f"cell {i} begins a list without an empty line before it: {line[:40]!r}"
+
+
+def folds_hints(nb: Any) -> Iterator[str]:
+    """Each exercise has a hint, and it is folded."""
+    for i, cell in enumerate(nb.cells):
+        for exercise in re.findall(r"^::::\{exercise\}.*?^::::$", cell.source, re.M | re.S):
+            if exercise.count(":::{dropdown} Hint\n") != 1:
+                yield f"cell {i} needs one `:::{{dropdown}} Hint` in each exercise"
+
+
 def is_portable(nb: Any) -> Iterator[str]:
     """No absolute path of somebody's machine."""
     for i, cell in enumerate(nb.cells):
@@ -279,6 +298,8 @@ RULES: tuple[Callable[[Any], Iterator[str]], ...] = (
     describes_figures,
     is_compared,
     ends_without_semicolon,
+    sets_lists_apart,
+    folds_hints,
     is_portable,
 )
 
