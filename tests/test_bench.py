@@ -80,6 +80,46 @@ def test_every_way_is_the_same_map():
         torch.testing.assert_close(scan(*problem), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_says_what_is_timed_where_with_what_and_what_is_missing(monkeypatch, capsys):
+    installed = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "mambapy" else installed(name)
+    )
+    bench.main([*SMALL, "--only", "torch", "transformers"])
+    text = capsys.readouterr().out
+    for part in (
+        "1 x 8 steps of 3 channels with 2 states each, float32, 1 thread\n",
+        f"transformers {peers.version('transformers')}",
+        " GB/s, ",
+        "not installed: mambapy",
+        "times torch  state updates  of the ceiling\n",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("--device cuda", "--device cuda needs a GPU that torch can use, and torch finds none"),
+        ("--length 0", "argument --length: must be a whole number from 1 on; got '0'"),
+        ("--threads two", "argument --threads: must be a whole number from 1 on; got 'two'"),
+    ],
+)
+def test_bad_arguments_are_refused_in_a_sentence(arguments, sentence, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        bench.main(arguments.split())
+    assert sentence in capsys.readouterr().err
+
+
+def test_help_names_every_way_and_default(capsys):
+    with pytest.raises(SystemExit):
+        bench.main(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for name in ("cpu", "triton", "associative_scan", *peers.PEERS, "(default: 4096)"):
+        assert name in text
+
+
 def test_an_unknown_name_is_refused():
     with pytest.raises(SystemExit, match=r"--only takes what is installed: cpu, torch.*'mamba'"):
         bench.main([*SMALL, "--only", "mamba"])

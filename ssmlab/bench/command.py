@@ -23,12 +23,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     --------
     >>> main("--batch 1 --channels 2 --length 8 --state 2 --seconds 0.01 --only torch".split())
     ... # doctest: +ELLIPSIS
+    1 x 8 steps of 2 channels with 2 states each, float32, 1 thread
+    ...
+    <BLANKLINE>
     forward: 320 bytes, 32 exponentials
-    torch  ...
+    way    median   times torch  state updates  of the ceiling
+    torch  ...      1 x          ...
+    <BLANKLINE>
     forward and backward: 896 bytes, 64 exponentials
-    torch  ...
+    way    median   times torch  state updates  of the ceiling
+    torch  ...      1 x          ...
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda needs a GPU that torch can use, and torch finds none")
     torch.set_num_threads(options.threads)
     problem, warm_up = _problem(options, options.length), _problem(options, length=16)
     scans = _wanted(options)
@@ -36,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "bytes": bytes_per_second(options.device),
         "exponentials": exponentials_per_second(options.device),
     }
+    print(_setting(options, list(scans), ceilings))
     updates = options.batch * options.channels * options.length * options.state
     passes: dict[str, Any] = {}
     for name, run in {"forward": peers.forward, "forward and backward": peers.both}.items():
@@ -53,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             }
             for label, timing_of in turns.timings.items()
         }
-        print("{}: {bytes:,} bytes, {exponentials:,} exponentials".format(name, **counts))
+        print("\n{}: {bytes:,} bytes, {exponentials:,} exponentials".format(name, **counts))
         print(_table(rows))
         passes[name] = {"counts": counts, "floor": floor, "rows": rows}
     if options.file:
@@ -62,23 +72,58 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m ssmlab.bench", description="Time selective scans.")
-    for name, size in {"batch": 1, "channels": 256, "length": 4096, "state": 16}.items():
-        parser.add_argument(f"--{name}", type=int, default=size)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float64"), default="float32")
-    parser.add_argument("--threads", type=int, default=1, help="threads on a CPU")
-    parser.add_argument("--only", nargs="+", help="names of backends and peers; all by default")
-    parser.add_argument("--repeat", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=1.0, help="about how long each is timed")
-    parser.add_argument(
-        "--patience",
-        type=float,
-        default=10.0,
-        help="seconds; a slower one is called once",
+    parser = argparse.ArgumentParser(
+        "python -m ssmlab.bench",
+        description="Time selective scans, side by side. A row gives the median time, how many "
+        "times the first row's that is (the median of ratios taken in turns), the state updates a "
+        "second (batch x channels x length x state in that time), and in per cent the shortest "
+        "time that this machine's ceilings allow: bytes that have to move over the bandwidth, or "
+        "exponentials over their rate, both measured first.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--file", help="where to write the results, as JSON")
+    for name, size in {"batch": 1, "channels": 256, "length": 4096, "state": 16}.items():
+        parser.add_argument(f"--{name}", type=_positive, default=size, help="size of the problem")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run")
+    types = ("float32", "bfloat16", "float64")
+    parser.add_argument("--dtype", choices=types, default="float32", help="type of all but A")
+    parser.add_argument("--threads", type=_positive, default=1, help="threads on a CPU")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        help=f"of cpu, triton, torch, associative_scan, {', '.join(peers.PEERS)}; None: all that "
+        "are installed",
+    )
+    parser.add_argument("--repeat", type=_positive, default=7, help="measurements of each")
+    parser.add_argument("--seconds", type=float, default=1.0, help="about how long each is timed")
+    parser.add_argument("--patience", type=float, default=10.0, help="a slower one is called once")
+    parser.add_argument("--file", help="where to write the results, as JSON; None: nowhere")
     return parser
+
+
+def _positive(text: str) -> int:
+    """Read a number of things."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on; got {text!r}")
+    return int(text)
+
+
+def _setting(
+    options: argparse.Namespace, names: Sequence[str], ceilings: Mapping[str, float]
+) -> str:
+    """Say what is timed, on which machine, with which versions, and what is not there to time."""
+    made = {"provenance": results.provenance(packages=peers.versions([*names]))}
+    size = "{batch} x {length:,} steps of {channels} channels with {state} states each, {dtype}"
+    threads = f", {options.threads} thread{'s' * (options.threads > 1)}"
+    lines = [
+        size.format_map(vars(options)) + threads * (options.device == "cpu"),
+        results.cite(made),
+        f"ceilings: {ceilings['bytes'] / 1e9:.3g} GB/s, "
+        f"{ceilings['exponentials'] / 1e9:.3g} G exponentials/s",
+    ]
+    if absent := [name for name in peers.PEERS if name not in peers.scans(options.device)]:
+        lines.append(f"not installed: {', '.join(absent)}")
+    return "\n".join(lines)
 
 
 def _problem(options: argparse.Namespace, length: int) -> peers.Problem:
@@ -134,7 +179,8 @@ def _counts(options: argparse.Namespace, *, backward: bool) -> dict[str, int]:
 
 def _table(rows: dict[str, dict[str, Any]]) -> str:
     """Name, median, multiple of the first, state updates a second, per cent of the ceiling."""
-    cells = [
+    cells = [("way", "median", f"times {next(iter(rows))}", "state updates", "of the ceiling")]
+    cells += [
         (
             label,
             timing.in_units(row["timing"].median),
