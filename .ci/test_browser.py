@@ -223,6 +223,38 @@ def test_sliders_move_by_keyboard(opened):
             assert image.evaluate("i => i.decode().then(() => i.naturalWidth)") > 0
 
 
+def test_a_finger_that_scrolls_past_a_slider_does_not_move_it(browser):
+    context = browser.new_context(viewport=PHONE, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    page.goto((HTML / "book" / "12_selectivity.html").as_uri())
+    slider = page.locator(".ssmlab-explore input").first
+    slider.evaluate("slider => slider.scrollIntoView({ block: 'center' })")
+    box, before = slider.bounding_box(), (slider.input_value(), page.evaluate("scrollY"))
+    touch = partial(context.new_cdp_session(page).send, "Input.dispatchTouchEvent")
+    finger = {"x": box["x"] + 0.6 * box["width"], "y": box["y"] + box["height"] / 2}
+    touch({"type": "touchStart", "touchPoints": [finger]})
+    for step in range(1, 23):
+        moved = finger | {"y": finger["y"] - 10 * step}
+        touch({"type": "touchMove", "touchPoints": [moved]})
+        page.wait_for_timeout(16)
+    touch({"type": "touchEnd", "touchPoints": []})
+    page.wait_for_timeout(500)
+    assert page.evaluate("scrollY") > before[1]
+    assert slider.input_value() == before[0]
+    context.close()
+
+
+def test_list_of_chapters_shows_where_one_is(browser):
+    page = browser.new_page(viewport={"width": 1440, "height": 600})
+    page.goto((HTML / "book" / "index.html").as_uri())
+    page.locator(".bd-sidebar-primary a", has_text="Mamba, the model").click()
+    page.wait_for_url("**/16_mamba.html")
+    page.wait_for_load_state()
+    here = page.locator(".bd-sidebar-primary .current > a.current").bounding_box()
+    assert 0 < here["y"] < 600 - here["height"]
+    page.close()
+
+
 def test_every_chapter_has_a_slider():
     assert CHAPTERS
     pages = [page for page in CHAPTERS if "ssmlab-explore" in (HTML / page).read_text("utf8")]

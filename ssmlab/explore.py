@@ -11,7 +11,9 @@ import hashlib
 import json
 import math
 import re
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from html import escape
 from inspect import signature
 from itertools import product
@@ -44,6 +46,13 @@ SCRIPT = """
   for (const slider of sliders) {
     slider.disabled = false;
     slider.addEventListener("input", show);
+    // A finger that only scrolls the page past the slider does not move it.
+    let before;
+    slider.addEventListener("pointerdown", () => (before = slider.value));
+    slider.addEventListener("pointercancel", () => {
+      slider.value = before;
+      show();
+    });
   }
 })();
 """
@@ -189,7 +198,7 @@ class Explorer:
     def _widgets(self) -> dict[str, Any]:
         """Build the live view, if ipywidgets is there; without its Output, which hides mistakes."""
         try:
-            from ipywidgets import Image, SelectionSlider, VBox
+            from ipywidgets import HTML, SelectionSlider, VBox
         except ModuleNotFoundError:
             return {}
         sliders = {
@@ -202,19 +211,23 @@ class Explorer:
             )
             for axis in self.axes
         }
-        image = Image(format="png")
-
-        def show(figure: viz.Figure) -> None:
-            image.value, image.width = viz.to_png(figure), str(viz.size_shown(figure)[0])
+        image = HTML()
 
         def redraw(change: object = None) -> None:
-            viz.render(self.draw, {name: slider.value for name, slider in sliders.items()}, show)
+            at = {name: slider.value for name, slider in sliders.items()}
+            image.value = viz.render(self.draw, at, partial(_live, alt=self.frame(**at).alt))
 
         redraw()
         for slider in sliders.values():
             slider.observe(redraw, names="value")
         view: dict[str, Any] = VBox([*sliders.values(), image])._repr_mimebundle_()
         return {mime: data for mime, data in view.items() if "widget-view" in mime}
+
+
+def _live(figure: viz.Figure, *, alt: str) -> str:
+    """Write a figure as the picture of a live view; ipywidgets' Image has no words for it."""
+    data, width = b64encode(viz.to_png(figure)).decode(), viz.size_shown(figure)[0]
+    return f'<img alt="{escape(alt)}" width="{width}" src="data:image/png;base64,{data}">'
 
 
 def _axis(name: str, label: str, values: Any, start: Mapping[str, Any]) -> Axis:

@@ -8,6 +8,7 @@ import itertools
 import json
 import re
 import sys
+from base64 import b64decode
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -294,11 +295,19 @@ def test_widgets_show_what_the_page_shows(modes):
         [("2", 2), ("3", 3), ("4", 4)],
         [("zoh", "zoh"), ("euler", "euler")],
     ]
-    assert view.image.value == viz.render(draw_modes, modes.frame().params, viz.to_png)
+    assert picture(view) == viz.render(draw_modes, modes.frame().params, viz.to_png)
     view.sliders[0].value = 4
-    assert view.image.value == viz.render(draw_modes, {"size": 4, "method": "euler"}, viz.to_png)
-    assert Image.open(io.BytesIO(view.image.value)).size == (1408, 792)
-    assert view.image.width == "704"
+    assert picture(view) == viz.render(draw_modes, {"size": 4, "method": "euler"}, viz.to_png)
+    assert Image.open(io.BytesIO(picture(view))).size == (1408, 792)
+    (image,) = Page(view.image.value).all("img")
+    assert image["width"] == "704"
+    assert image["alt"] == modes.frame(size=4).alt == 'euler with 4 modes, "<" and "</script>"'
+
+
+def picture(view: View) -> bytes:
+    """What the live view shows."""
+    (image,) = Page(view.image.value).all("img")
+    return b64decode(image["src"].removeprefix("data:image/png;base64,"))
 
 
 def test_a_mistake_is_not_swallowed_by_the_widgets():

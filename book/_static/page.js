@@ -16,6 +16,11 @@ document.addEventListener("DOMContentLoaded", () => {
       attributeFilter: ["alt"],
     });
   }
+  // The theme leaves the list of chapters where it was, also when the page's own name is below.
+  const chapters = document.querySelector(".bd-sidebar-primary");
+  const here = chapters?.querySelector(".current > a.current");
+  const below = here?.getBoundingClientRect().bottom - chapters?.getBoundingClientRect().bottom;
+  if (below > 0) chapters.scrollTop += below + chapters.clientHeight / 2;
 });
 
 // A formula is a stop of the Tab key only where it is too wide and the keys scroll it.
