@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import importlib.util
+import json
 import subprocess
 import sys
 import tomllib
@@ -147,3 +148,28 @@ def test_a_function_that_is_defined_per_step_is_found(tmp_path):
     text = "class Layer:\n    async def step(self):\n        def gate():\n            pass\n"
     Path(tmp_path, "layer.py").write_text(text, "utf8")
     assert list(define_others(tmp_path)) == [("layer.py", "step")]
+
+
+def imported(code: str) -> set[str]:
+    """Name the packages that a piece of code imports."""
+    found = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module.partition(".")[0])
+    return found - sys.stdlib_module_names - {"ssmlab"}
+
+
+def test_the_extras_bring_what_the_chapters_import():
+    root = Path(__file__).parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text("utf8"))["project"]
+    extras = project["optional-dependencies"]
+    brought = [*project["dependencies"], *extras["book"], *extras["torch"]]
+    names = {Requirement(text).name.replace("scikit-learn", "sklearn") for text in brought}
+    wanted = set()
+    for path in (root / "book").glob("*.ipynb"):
+        cells = json.loads(path.read_text("utf8"))["cells"]
+        code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+        wanted |= imported(code)
+    assert {"numpy", "sklearn", "matplotlib", "torch"} <= wanted <= names
