@@ -44,6 +44,21 @@ def test_greedy_is_the_argmax_of_the_whole_text_so_far(mixer):
     assert torch.equal(text(model, tokens=6, temperature=0), tokens[:, 4:])
 
 
+@pytest.mark.parametrize("mixer", sorted(set(nn.MIXERS) - {"attention"}))
+def test_prompts_of_different_lengths_go_on_as_alone(mixer):
+    model = make(mixer)
+    prompts = [PROMPT[0], PROMPT[1, :2], PROMPT[1, 1:]]
+    alone = torch.cat([text(model, one[None], temperature=0) for one in prompts])
+    assert torch.equal(text(model, prompts, temperature=0), alone)
+
+
+def test_prompts_of_different_lengths_are_refused_where_the_state_grows():
+    model = make("attention")
+    assert text(model, [*PROMPT], temperature=0).equal(text(model, temperature=0))
+    with pytest.raises(ValueError, match="prompt must have one length for a model whose state"):
+        text(model, [PROMPT[0], PROMPT[1, :2]])
+
+
 def test_deterministic_under_a_seed():
     model = make()
     a, b, other = (text(model, seed=seed, tokens=20) for seed in (1, 1, 2))
@@ -191,9 +206,17 @@ def test_memory_is_flat_in_the_length():
         ({"seed": -1}, "seed must be at least 0; got -1"),
         ({"seed": 2**64}, "seed must be below"),
         ({"prompt": torch.tensor([[-1]])}, "prompt must be whole numbers from 0 to 6; got -1"),
+        ({"prompt": [PROMPT[0], PROMPT[0] + 6]}, r"prompt\[1\] must be whole numbers from 0 to 6"),
         ({"prompt": torch.tensor([[9]])}, "prompt must be whole numbers from 0 to 6; got 9"),
     ],
 )
 def test_wrong_arguments_at_the_call(options, message):
     with pytest.raises(ValueError, match=message):
         nn.generate(make(), **{"prompt": PROMPT, "tokens": 5} | options)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("prompt", [[], [1, 2], [[1, 2]], [PROMPT[0], None]])
+def test_a_list_of_prompts_is_one_of_tensors(prompt):
+    with pytest.raises(TypeError, match=r"prompt(\[\d\])? must be a torch tensor; got a"):
+        nn.generate(make(), prompt, tokens=5)

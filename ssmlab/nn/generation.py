@@ -2,21 +2,23 @@ r"""Generate text, one token at a time: between two of them only the model's sta
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from ssmlab import _check
 from ssmlab._typing import Float, Int
 from ssmlab.nn import _check as nn_check
 from ssmlab.nn.language_model import LanguageModel
+from ssmlab.ops import _check as ops_check
 
 
 def generate(
     model: LanguageModel,
-    prompt: Int[Tensor, "batch length"],
+    prompt: Int[Tensor, "batch length"] | Sequence[Int[Tensor, "_"]],
     *,
     tokens: int,
     temperature: float = 1.0,
@@ -28,8 +30,9 @@ def generate(
     Parameters
     ----------
     model : LanguageModel
-    prompt : Tensor, (batch, length)
-        At least one token. It is read in parallel.
+    prompt : Tensor, (batch, length); or a list of tensors, (length,), of different lengths
+        At least one token each. They are read in parallel; those of a list one after the other,
+        without padding, so that each is continued as if it were alone.
     tokens : int
         How many to generate.
     temperature : float
@@ -47,7 +50,8 @@ def generate(
     Raises
     ------
     TypeError, ValueError
-        If an argument has the wrong type or is out of range: at the call, not at the first token.
+        If an argument has the wrong type or is out of range: at the call, not at the first token;
+        but there, if prompts have different lengths and the model a state that grows (attention).
 
     Notes
     -----
@@ -78,26 +82,54 @@ def generate(
             f"model must be a LanguageModel; got a {type(model).__name__}: pass the one that is in "
             "it"
         )
-    model.check_tokens("prompt", prompt, 2)
-    generator = torch.Generator(prompt.device).manual_seed(nn_check.seed(seed))
-    return _tokens(model, prompt, _check.count("tokens", tokens), temperature, top_p, generator)
+    prompts = _prompts(model, prompt)
+    generator = torch.Generator(prompts[0].device).manual_seed(nn_check.seed(seed))
+    return _tokens(model, prompts, _check.count("tokens", tokens), temperature, top_p, generator)
+
+
+def _prompts(model: LanguageModel, prompt: Any) -> list[Tensor]:
+    """Check a batch of prompts, or a list of single ones, and return batches to read in turn."""
+    if not isinstance(prompt, (list, tuple)) or not prompt:
+        model.check_tokens("prompt", prompt, 2)
+        return [prompt]
+    for name, one in ((f"prompt[{k}]", one) for k, one in enumerate(prompt)):
+        ops_check.tensor(name, one)
+        if one.ndim != 1:
+            raise ValueError(
+                f"{name} must have shape (length,), one text of the list; got {tuple(one.shape)}: "
+                "pass the list's texts one by one, or one tensor instead of a list"
+            )
+        model.check_tokens(name, one[None], 2)
+    return [one[None] for one in prompt]
 
 
 @torch.no_grad()
 def _tokens(
     model: LanguageModel,
-    prompt: Tensor,
+    prompts: list[Tensor],
     count: int,
     temperature: float,
     top_p: float,
     generator: torch.Generator,
 ) -> Iterator[Any]:
-    logits, state = model.prefill(prompt)
+    read = [model.prefill(prompt) for prompt in prompts]
+    logits = torch.cat([last for last, _ in read])
+    state = tree_map(_one_batch, *(after for _, after in read))
     for k in range(count):
         token = sample(logits, temperature, top_p, generator)
         yield token
         if k + 1 < count:
             logits, state = model._step(token, state)  # it is of the vocabulary
+
+
+def _one_batch(*states: Tensor) -> Tensor:
+    """Put the states of several batches into one."""
+    if len({state.shape[1:] for state in states}) > 1:
+        raise ValueError(
+            "prompt must have one length for a model whose state grows with it, as attention's "
+            "does; got several: continue them one by one"
+        )
+    return torch.cat(states)
 
 
 def sample(

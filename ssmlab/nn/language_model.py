@@ -116,8 +116,16 @@ class LanguageModel(nn.Module):
                 weight.div_(math.sqrt(len(self.layers)))
 
     def forward(
-        self, tokens: Tokens, state: State | None = None, *, return_state: bool = False
-    ) -> Float[Tensor, "batch length vocabulary"] | tuple[Float[Tensor, "..."], State]:
+        self,
+        tokens: Tokens,
+        state: State | None = None,
+        *,
+        return_state: bool = False,
+        seq_idx: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+    ) -> (
+        Float[Tensor, "batch length vocabulary"] | tuple[Float[Tensor, "..."], State | list[State]]
+    ):
         """Return the logits after each token, for a whole sequence at once.
 
         Parameters
@@ -128,13 +136,15 @@ class LanguageModel(nn.Module):
             The state before the first token, from ``initial_state`` or an earlier call.
         return_state : bool
             Whether to return the state after the last token too.
+        seq_idx, cu_seqlens : Tensor, optional
+            Where texts begin that are packed behind each other, as for every :class:`Layer`.
 
         Returns
         -------
         logits : Tensor, (batch, length, vocabulary)
             ``logits[:, t]`` is about token t + 1.
         state : tuple
-            With ``return_state``.
+            With ``return_state``; of packed texts a list of tuples, each of a batch of one.
 
         Raises
         ------
@@ -144,6 +154,14 @@ class LanguageModel(nn.Module):
             graph is traced or captured, where no number is known.
         """
         self.check_tokens("tokens", tokens, 2)
+        packing = nn_check.packing(tokens, state, seq_idx, cu_seqlens)
+        if packing and return_state:
+            runs = [self._blocks(one, None, True) for one in packing.apart(tokens)]
+            x = torch.cat([x for x, _ in runs], 1).reshape(*tokens.shape, -1)
+            return self._head(x), [state for _, state in runs]
+        if packing:
+            x, _ = self._blocks(packing.side_by_side(tokens), None, False)
+            return self._head(packing.behind_each_other(x))
         x, state = self._blocks(tokens, state, return_state)
         return (self._head(x), state) if return_state else self._head(x)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from ssmlab import _check
 from ssmlab._typing import Float
 from ssmlab.nn import _check as nn_check
+from ssmlab.ops.packed import Packing
 
 Signal = Float[Tensor, "batch length channels"]
 Sample = Float[Tensor, "batch channels"]
@@ -68,8 +69,15 @@ class Layer(torch.nn.Module, ABC, Generic[S]):
         self.channels = _check.count("channels", channels)
 
     def forward(
-        self, x: Signal, state: S | None = None, *, return_state: bool = False, **options: Any
-    ) -> Signal | tuple[Signal, S]:
+        self,
+        x: Signal,
+        state: S | None = None,
+        *,
+        return_state: bool = False,
+        seq_idx: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        **options: Any,
+    ) -> Signal | tuple[Signal, S] | tuple[Signal, list[S]]:
         """Run over the whole sequence at once.
 
         Parameters
@@ -80,6 +88,10 @@ class Layer(torch.nn.Module, ABC, Generic[S]):
             From ``initial_state`` or an earlier call; that before the first sample by default.
         return_state : bool
             Whether to return the state after the last sample too. It is not computed otherwise.
+        seq_idx, cu_seqlens : Tensor, optional
+            Where sequences begin that are packed behind each other (:class:`ssmlab.ops.Packing`).
+            Each is treated as if it were alone, all of them at once; with ``return_state`` one by
+            one.
         **options
             The layer's own, such as ``rate`` of S4 and S4D.
 
@@ -87,18 +99,31 @@ class Layer(torch.nn.Module, ABC, Generic[S]):
         -------
         y : Tensor, (batch, length, channels)
         state
-            With ``return_state``.
+            With ``return_state``; of packed sequences a list of states, each of a batch of one.
 
         Raises
         ------
         TypeError, ValueError
-            If ``x`` or ``state`` has the wrong type or shape, or the layer has no state.
+            If ``x`` or ``state`` has the wrong type or shape, or the layer has no state; if packed
+            sequences do not fit x, or come with a state.
         """
         x = nn_check.signal("x", x, ("batch", "length"), self._like(), self.channels)
+        if packing := nn_check.packing(x, state, seq_idx, cu_seqlens):
+            return self._packed(x, packing, return_state, **options)
         if state is not None:
             self._check_state(state, len(x))
         y, state = self._sequence(x, state, return_state, **options)
         return (y, state) if return_state else y
+
+    def _packed(
+        self, x: Signal, packing: Packing, need_state: bool, **options: Any
+    ) -> Signal | tuple[Signal, list[S]]:
+        """Run over sequences that are packed behind each other."""
+        if not need_state:  # what is behind the end of each changes nothing before it
+            y, _ = self._sequence(packing.side_by_side(x), None, False, **options)
+            return packing.behind_each_other(y)
+        runs = [self._sequence(one, None, True, **options) for one in packing.apart(x)]
+        return torch.cat([y for y, _ in runs], 1).reshape(x.shape), [state for _, state in runs]
 
     def step(self, x_t: Sample, state: S, **options: Any) -> tuple[Sample, S]:
         """Run for one sample, as a recurrent network.

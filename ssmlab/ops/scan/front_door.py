@@ -3,6 +3,7 @@ r"""The front door of the selective scan: one function, three backends, gradient
 from __future__ import annotations
 
 import importlib.util
+import math
 from functools import partial
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from ssmlab import _check
 from ssmlab._typing import Float, Inexact
 from ssmlab.ops._check import same_device, tensor, transformed
+from ssmlab.ops.packed import Packing
 from ssmlab.ops.scan.backend import Problem, Whole, surround
 from ssmlab.selective import check_kinds, check_shapes
 
@@ -35,8 +37,10 @@ def selective_scan(
     softplus: bool = False,
     h0: State | None = None,
     return_last_state: bool = False,
+    seq_idx: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
     backend: str = "auto",
-) -> Signal | tuple[Signal, State]:
+) -> Signal | tuple[Signal, Inexact[Tensor, "sequences channels state"]]:
     r"""Run :math:`h_t = e^{\Delta_t A} h_{t-1} + \Delta_t B_t x_t`, :math:`y_t = C_t h_t + D x_t`.
 
     Parameters
@@ -63,6 +67,9 @@ def selective_scan(
         The state before the first step; 0 by default.
     return_last_state : bool
         Whether to return the state after the last step too.
+    seq_idx, cu_seqlens : Tensor, optional
+        Where the sequences begin that are packed behind each other, in the spelling of
+        :class:`ssmlab.ops.Packing`: the state starts from 0 in each. There is no ``h0`` then.
     backend : {"auto", "torch", "cpu", "triton"}
         "triton" is a GPU kernel, "cpu" a compiled one, "torch" a plain loop for any device. "auto"
         takes the first on a GPU and the second on a CPU if it is installed and takes these tensors,
@@ -73,8 +80,9 @@ def selective_scan(
     y : Tensor, (batch, length, channels)
         Of the type of x.
     h : Tensor, (batch, channels, state)
-        With ``return_last_state``: float32 or, if any argument is double, float64, or the complex
-        type of this precision. Give it as ``h0`` to go on.
+        With ``return_last_state``; of packed sequences one for each. It is float32 or, if any
+        argument is double, float64, or the complex type of this precision. Give it as ``h0`` to go
+        on.
 
     Raises
     ------
@@ -103,11 +111,22 @@ def selective_scan(
     tensors = {"x": x, "dt": dt, "A": A, "B": B, "C": C}
     tensors |= {name: value for name, value in optional.items() if value is not None}
     dtype = _check_tensors(tensors)
-    h0 = A.new_zeros(len(x), *A.shape, dtype=dtype) if h0 is None else h0.to(dtype)
     if transformed(*tensors.values()) or torch.compiler.is_exporting():
         backend = _for_functions(backend)
     scan = _backend(backend, x.device, A.is_complex())
-    y, h = scan(Problem(x, dt, A, B, C, h0, D, z, dt_bias, softplus))
+    if seq_idx is not None or cu_seqlens is not None:
+        if h0 is not None:
+            raise ValueError(
+                "h0 must be left out with seq_idx or cu_seqlens, where each sequence starts from "
+                "0; got both: drop one of them"
+            )
+        packing = Packing(x, seq_idx=seq_idx, cu_seqlens=cu_seqlens)
+        problem = _side_by_side(packing, x, dt, A, B, C, D, z, dt_bias, softplus, dtype)
+        y, h = scan(problem)
+        y = packing.behind_each_other(y)
+    else:
+        h0 = A.new_zeros(len(x), *A.shape, dtype=dtype) if h0 is None else h0.to(dtype)
+        y, h = scan(Problem(x, dt, A, B, C, h0, D, z, dt_bias, softplus))
     return (y, h) if return_last_state else y
 
 
@@ -190,6 +209,29 @@ def _check_tensors(tensors: dict[str, Tensor]) -> torch.dtype:
     double = any(v.dtype in (torch.float64, torch.complex128) for v in tensors.values())
     dtype = torch.float64 if double else torch.float32
     return dtype.to_complex() if tensors["A"].is_complex() else dtype
+
+
+def _side_by_side(
+    packing: Packing,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    softplus: bool,
+    dtype: torch.dtype,
+) -> Problem:
+    """Lay packed sequences side by side; behind the end of each, the step size is zero."""
+    if dt_bias is not None and not softplus:
+        dt, dt_bias = dt.to(dtype.to_real()) + dt_bias, None
+    x, z = packing.side_by_side(x), z if z is None else packing.side_by_side(z)
+    dt = packing.side_by_side(dt, -math.inf if softplus else 0)
+    B, C = (M if M.ndim == 2 else packing.side_by_side(M) for M in (B, C))
+    h0 = A.new_zeros(len(x), *A.shape, dtype=dtype)
+    return Problem(x, dt, A, B, C, h0, D, z, dt_bias, softplus)
 
 
 def _for_functions(name: str) -> str:
