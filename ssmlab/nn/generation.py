@@ -89,10 +89,11 @@ def generate(
 
 def _prompts(model: LanguageModel, prompt: Any) -> list[Tensor]:
     """Check a batch of prompts, or a list of single ones, and return batches to read in turn."""
-    if not isinstance(prompt, (list, tuple)) or not prompt:
+    texts: list[Any] = list(prompt) if isinstance(prompt, (list, tuple)) else []
+    if not texts:
         model.check_tokens("prompt", prompt, 2)
         return [prompt]
-    for name, one in ((f"prompt[{k}]", one) for k, one in enumerate(prompt)):
+    for name, one in ((f"prompt[{k}]", one) for k, one in enumerate(texts)):
         ops_check.tensor(name, one)
         if one.ndim != 1:
             raise ValueError(
@@ -100,7 +101,7 @@ def _prompts(model: LanguageModel, prompt: Any) -> list[Tensor]:
                 "pass the list's texts one by one, or one tensor instead of a list"
             )
         model.check_tokens(name, one[None], 2)
-    return [one[None] for one in prompt]
+    return [one[None] for one in texts]
 
 
 @torch.no_grad()
