@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 
 import pytest
 import torch
+from torch.nn import functional as F
+from transformers import MambaConfig, MambaModel
 
+from ssmlab import compat, nn
 from ssmlab.compat import selective_scan_fn
 
 
@@ -56,7 +61,11 @@ def test_only_the_outputs_by_default():
 def test_signature_is_that_of_mamba_ssm():
     names = ["u", "delta", "A", "B", "C", "D", "z", "delta_bias", "delta_softplus"]
     names += ["return_last_state"]
-    assert list(inspect.signature(selective_scan_fn).parameters) == names
+    parameters = inspect.signature(selective_scan_fn).parameters
+    assert list(parameters) == [*names, "initial_state", "backend"]
+    assert all(
+        parameters[name].kind == inspect.Parameter.KEYWORD_ONLY for name in [*parameters][10:]
+    )
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -79,3 +88,164 @@ def test_half_precision_with_a_complex_A(form):
     assert out.dtype == torch.bfloat16
     assert out.is_contiguous()
     assert (out - truth).norm() < 5e-3 * truth.norm()
+
+
+def test_an_initial_state_goes_on():
+    u, delta = torch.randn(2, 1, 3, 8, dtype=torch.float64).abs()
+    A, B, C = -torch.rand(3, 2).double(), *torch.randn(2, 1, 2, 8, dtype=torch.float64)
+    whole, last = compat.selective_scan_fn(u, delta, A, B, C, return_last_state=True)
+    first, state = compat.selective_scan_fn(
+        u[..., :5], delta[..., :5], A, B[..., :5], C[..., :5], return_last_state=True
+    )
+    rest, end = compat.selective_scan_ref(
+        u[..., 5:],
+        delta[..., 5:],
+        A,
+        B[..., 5:],
+        C[..., 5:],
+        return_last_state=True,
+        initial_state=state,
+    )
+    torch.testing.assert_close(torch.cat([first, rest], -1), whole, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(end, last, rtol=1e-12, atol=1e-12)
+
+
+# --- the convolution -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("activation", [None, "silu", "swish"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_convolution_is_that_of_torch(activation, bias):
+    x, weight = torch.randn(2, 3, 7), torch.randn(3, 4)
+    b = torch.randn(3) if bias else None
+    right = F.conv1d(F.pad(x, (3, 0)), weight[:, None], b, groups=3)
+    right = F.silu(right) if activation else right
+    out = compat.causal_conv1d_fn(x, weight, b, activation=activation)
+    torch.testing.assert_close(out, right, rtol=1e-5, atol=1e-6)
+    head, state = compat.causal_conv1d_fn(
+        x[..., :2], weight, b, return_final_states=True, activation=activation
+    )
+    tail = compat.causal_conv1d_fn(
+        x[..., 2:], weight, b, initial_states=state, activation=activation
+    )
+    torch.testing.assert_close(torch.cat([head, tail], -1), right, rtol=1e-5, atol=1e-6)
+
+
+def test_convolution_of_packed_sequences():
+    x, weight, b = torch.randn(1, 3, 9), torch.randn(3, 4), torch.randn(3)
+    idx = torch.tensor([[0, 0, 1, 1, 1, 1, 1, 2, 2]])
+    alone = [compat.causal_conv1d_fn(one, weight, b) for one in x.split([2, 5, 2], -1)]
+    torch.testing.assert_close(
+        compat.causal_conv1d_fn(x, weight, b, seq_idx=idx), torch.cat(alone, -1)
+    )
+    with pytest.raises(ValueError, match="seq_idx must come without states"):
+        compat.causal_conv1d_fn(x, weight, b, seq_idx=idx, return_final_states=True)
+
+
+@pytest.mark.parametrize("kept", [3, 4, 6])
+def test_update_is_the_convolution(kept):
+    x, weight, b = torch.randn(2, 3, 9), torch.randn(3, 4), torch.randn(3)
+    right = compat.causal_conv1d_fn(x, weight, b, activation="silu")
+    state = torch.zeros(2, 3, kept)
+    outs = [compat.causal_conv1d_update(x[..., t], state, weight, b, "silu") for t in range(6)]
+    outs = [*torch.stack(outs, -1).split(6, -1)]
+    outs += [compat.causal_conv1d_update(x[..., 6:], state, weight, b, "silu")]
+    torch.testing.assert_close(torch.cat(outs, -1), right, rtol=1e-5, atol=1e-6)
+    assert torch.equal(state, x[..., -kept:])
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_bad_convolutions_are_refused_in_a_sentence():
+    x, weight = torch.ones(1, 3, 5), torch.ones(3, 4)
+    with pytest.raises(ValueError, match=r"activation must be one of .*silu.*; got 'relu'"):
+        compat.causal_conv1d_fn(x, weight, activation="relu")
+    with pytest.raises(ValueError, match="conv_state must keep at least the 3 samples before x"):
+        compat.causal_conv1d_update(x[..., 0], torch.zeros(1, 3, 2), weight)
+
+
+# --- the block -----------------------------------------------------------------------------------
+
+
+def test_block_is_that_of_transformers():
+    config = MambaConfig(hidden_size=8, state_size=5, num_hidden_layers=1, vocab_size=4)
+    torch.manual_seed(0)
+    mixer = MambaModel(config).layers[0].mixer.double()
+    ours = compat.Mamba(d_model=8, d_state=5).double()
+    ours.load_state_dict(mixer.state_dict())
+    x = torch.randn(2, 9, 8, dtype=torch.float64)
+    torch.testing.assert_close(ours(x), mixer(x), rtol=1e-6, atol=1e-8)  # A is float32 there too
+
+
+def test_block_with_a_cache_is_the_block_without():
+    torch.manual_seed(0)
+    x = torch.randn(2, 9, 8)
+    block = compat.Mamba(8, d_conv=3, dt_init="constant", conv_bias=False, bias=True, layer_idx=1)
+    right = block(x)
+    for prompt in (1, 2, 6):
+        cache = compat.InferenceParams(max_seqlen=9, max_batch_size=2)
+        outs = [block(x[:, :prompt], cache)]
+        for t in range(prompt, 9):
+            cache.seqlen_offset = t
+            outs.append(block(x[:, t : t + 1], cache))
+        torch.testing.assert_close(torch.cat(outs, 1), right, rtol=1e-5, atol=1e-6)
+    conv, ssm = block.allocate_inference_cache(2, 9)
+    assert [v.shape for v in (conv, ssm)] == [(2, 16, 3), (2, 16, 16)]
+    cache.reset(9, 2)
+    assert cache.seqlen_offset == 0
+
+
+def test_start_is_that_of_the_library():
+    torch.manual_seed(0)
+    block = compat.Mamba(64)
+    dt = F.softplus(block.dt_proj.bias)
+    assert 0.001 <= dt.min() < 0.002 < 0.05 < dt.max() <= 0.1 + 1e-6
+    assert torch.equal(block.A_log[3], torch.arange(1.0, 17).log())
+    assert block.dt_proj.weight.abs().max() <= 64 / 16**0.5 / 16
+    assert {*block.state_dict()} == {*nn.Mamba(64).state_dict()}
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_bad_calls_of_a_block_are_refused_in_a_sentence():
+    block, cache = compat.Mamba(4), compat.InferenceParams(3, 1)
+    with pytest.raises(ValueError, match="layer_idx must say where in the cache"):
+        block(torch.ones(1, 1, 4), cache)
+    with pytest.raises(ValueError, match="hidden_states must hold one token of each text; got le"):
+        block.step(torch.ones(1, 2, 4), *block.allocate_inference_cache(1, 3))
+    with pytest.raises(ValueError, match="dt_init must be one of"):
+        compat.Mamba(4, dt_init="ones")
+
+
+# --- standing in ---------------------------------------------------------------------------------
+
+IMPORTS = """
+import warnings
+warnings.simplefilter("always")
+import ssmlab.compat
+print(ssmlab.compat.install(), ssmlab.compat.install())
+import mamba_ssm
+from mamba_ssm import Mamba
+from mamba_ssm.modules.mamba_simple import Mamba
+from mamba_ssm.ops.selective_scan_interface import selective_scan_fn, mamba_inner_fn
+from mamba_ssm.utils.generation import InferenceParams
+from causal_conv1d import causal_conv1d_fn, causal_conv1d_update
+print(Mamba.__module__)
+"""
+
+
+def imports(folder) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", IMPORTS], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+def test_imports_find_it_where_the_real_one_is_missing(tmp_path):
+    done = imports(tmp_path)
+    assert done.stdout.splitlines() == ["['mamba_ssm', 'causal_conv1d'] []", "ssmlab.compat.mamba"]
+    assert done.stderr.count("mamba_ssm is not installed: ssmlab.compat stands in for it") == 1
+
+
+def test_the_real_one_is_never_shadowed(tmp_path):
+    (tmp_path / "mamba_ssm.py").write_text("Mamba = 'real'\n")
+    done = imports(tmp_path)
+    assert done.stdout.splitlines() == ["['causal_conv1d'] []"]
+    assert "'mamba_ssm' is not a package" in done.stderr

@@ -1,18 +1,15 @@
-r"""mamba_ssm's selective scan, over ours: code that was written for it runs on any machine.
-
-``selective_scan_fn`` has the arguments, the order of axes and the results of
-``mamba_ssm.ops.selective_scan_interface.selective_scan_fn``. New code takes
-:func:`ssmlab.ops.selective_scan`, whose arrays are channel-last. Chapter 16.
-"""
+"""The scan of ``mamba_ssm.ops.selective_scan_interface``."""
 
 from __future__ import annotations
 
-from ssmlab._torch import torch
+from typing import Any
+
+import torch
+from torch import Tensor
+
 from ssmlab._typing import Float, Inexact
 from ssmlab.ops import selective_scan
 from ssmlab.ops._check import tensor
-
-Tensor = torch.Tensor
 
 
 def selective_scan_fn(
@@ -26,6 +23,9 @@ def selective_scan_fn(
     delta_bias: Float[Tensor, "channels"] | None = None,
     delta_softplus: bool = False,
     return_last_state: bool = False,
+    *,
+    initial_state: Inexact[Tensor, "batch channels state"] | None = None,
+    backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     r"""Run the selective scan in mamba_ssm's layout, (batch, channels, length).
 
@@ -41,6 +41,10 @@ def selective_scan_fn(
     D, delta_bias : Tensor, (channels,), optional
     delta_softplus : bool
     return_last_state : bool
+    initial_state : Tensor, (batch, channels, state), optional
+        The state before the first step, which mamba_ssm does not take.
+    backend : str
+        As for :func:`ssmlab.ops.selective_scan`.
 
     Returns
     -------
@@ -80,10 +84,24 @@ def selective_scan_fn(
         z if z is None else z.mT,
         dt_bias=delta_bias,
         softplus=delta_softplus,
+        h0=initial_state,
         return_last_state=True,
+        backend=backend,
     )
     out = y.mT.contiguous()  # as mamba_ssm's
     return (out, last) if return_last_state else out
+
+
+def selective_scan_ref(*arguments: Any, **options: Any) -> Tensor | tuple[Tensor, Tensor]:
+    """Run the same by the plain loop in torch; the arguments are those of ``selective_scan_fn``.
+
+    Examples
+    --------
+    >>> u = torch.ones(1, 1, 3)
+    >>> selective_scan_ref(u, u, A=torch.zeros(1, 1), B=u, C=u)
+    tensor([[[1., 2., 3.]]])
+    """
+    return selective_scan_fn(*arguments, **options, backend="torch")
 
 
 def _channel_last(name: str, M: Tensor, is_complex: bool) -> Tensor:
