@@ -6,7 +6,7 @@ import argparse
 import csv
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from tqdm import tqdm
@@ -19,6 +19,8 @@ from ssm_classroom.export import export
 from ssm_classroom.feedback import feedback
 from ssm_classroom.grade import grade
 from ssm_classroom.release import release, release_zips
+from ssm_classroom.roster import read_roster
+from ssm_classroom.times import deadline, zone
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
 
     command = add("release", run_release, "write the students' versions")
     command.add_argument("assignments", nargs="*", help="by default all")
-    command.add_argument("--due", type=_time, help="when it is due, as 2026-11-30T23:59+01:00")
+    command.add_argument("--due", type=_time, help="as 2026-11-30T23:59+01:00; a day means its end")
     command.add_argument("--zip", type=Path, metavar="FOLDER", help="only write zips to FOLDER")
 
     text = "check your own notebook before you hand it in"
@@ -51,6 +53,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("assignment")
     command.add_argument("given", type=Path, help="a folder or a zip of a learning platform")
     command.add_argument("--pattern", help="regular expression with (?P<student>...), for others")
+    command.add_argument("--roster", type=Path, help="the class: the platform's table, or yours")
+    command.add_argument("--zone", help="of times that name none, as Europe/Berlin or +01:00")
 
     command = add("grade", run_grade, "run and score what was handed in")
     command.add_argument("assignment")
@@ -76,8 +80,8 @@ def _course() -> Path:
 
 
 def _time(text: str) -> datetime:
-    """Read a time, that of this machine's zone if it names none, and return it in UTC."""
-    return datetime.fromisoformat(text).astimezone(UTC).replace(tzinfo=None)
+    """Read a deadline as nbgrader wants it, in UTC without saying so."""
+    return deadline(text).replace(tzinfo=None)
 
 
 def run_release(args: argparse.Namespace) -> int:
@@ -104,7 +108,10 @@ def run_check(args: argparse.Namespace) -> int:
 
 def run_collect(args: argparse.Namespace) -> int:
     """Collect, and say what was done with each file."""
-    for line in collect(Course(args.course), args.assignment, args.given, args.pattern):
+    where = zone(args.zone) if args.zone else None
+    roster = read_roster(args.roster, where) if args.roster else None
+    course = Course(args.course)
+    for line in collect(course, args.assignment, args.given, args.pattern, roster, where):
         print(line)
     return 0
 
