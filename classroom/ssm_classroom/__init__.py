@@ -13,7 +13,9 @@ Everything happens in a course folder, ``book/assignments`` in this repository:
     autograded/STUDENT/NAME/    scored by nbgrader, as are the marks in gradebook.db
     feedback/STUDENT/NAME/      pages for the students: ``feedback`` writes these
 
-Each command is the module of its name; ``export`` writes the marks as a table, and students may
+Each command is the module of its name; ``report`` and ``similarity`` look at a class, ``extend``
+gives one student more time, ``export`` writes the marks as a table, ``pack`` the pages as a zip for
+the learning platform, and students may
 ``check`` their own notebooks. How a submission is graded, and where each step is:
 
 - ``notebook`` puts back each cell that is not the student's to change, and says what it found;

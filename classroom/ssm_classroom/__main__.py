@@ -15,11 +15,15 @@ from ssm_classroom import sandbox
 from ssm_classroom.check import check
 from ssm_classroom.collect import collect
 from ssm_classroom.course import ClassroomError, Course
-from ssm_classroom.export import export
+from ssm_classroom.export import export, fill, write
+from ssm_classroom.extend import extend
 from ssm_classroom.feedback import feedback
 from ssm_classroom.grade import grade
+from ssm_classroom.pack import pack
 from ssm_classroom.release import release, release_zips
+from ssm_classroom.report import report, waiting
 from ssm_classroom.roster import read_roster
+from ssm_classroom.similarity import similarity
 from ssm_classroom.times import deadline, zone
 
 
@@ -64,12 +68,30 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--notebook", type=float, metavar="S", help="seconds for a notebook")
     command.add_argument("--memory", type=float, metavar="GiB", help="for a process")
 
+    command = add("report", run_report, "say how grading came out, and what waits")
+    command.add_argument("assignment")
+
+    command = add("similarity", run_similarity, "list the submissions that are alike")
+    command.add_argument("assignment")
+    text = "part that two must share to be listed; by default 0.5"
+    command.add_argument("--least", type=float, default=0.5, metavar="PART", help=text)
+
     command = add("feedback", run_feedback, "write the students' pages")
     command.add_argument("assignment")
+
+    command.add_argument("--zip", type=Path, metavar="FILE", help="and pack them for the platform")
+
+    command = add("extend", run_extend, "give one student more time")
+    command.add_argument("assignment")
+    command.add_argument("student", help="as `collect` prints the name")
+    command.add_argument("until", type=_time, help="as 2026-12-02; a day means its end")
 
     command = add("export", run_export, "write the points as CSV")
     command.add_argument("assignments", nargs="*", help="by default all")
     command.add_argument("--to", type=Path, help="file; by default the terminal")
+    text = "fill in a table of Moodle, Canvas or Blackboard, of one assignment"
+    command.add_argument("--into", type=Path, metavar="TABLE", help=text)
+    command.add_argument("--column", help="its column there, or a part of the name")
     return main
 
 
@@ -133,6 +155,21 @@ def run_grade(args: argparse.Namespace) -> int:
         for outcome in outcomes:
             bar.write(str(outcome))
             bar.update()
+    print(*report(course, args.assignment), sep="\n")
+    return 0
+
+
+def run_report(args: argparse.Namespace) -> int:
+    """Say how grading came out."""
+    print(*report(Course(args.course), args.assignment), sep="\n")
+    return 0
+
+
+def run_similarity(args: argparse.Namespace) -> int:
+    """List the submissions that are alike."""
+    found = similarity(Course(args.course), args.assignment, args.least)
+    print(*map(str, found), sep="\n")
+    print(f"{len(found)} pairs to look at")
     return 0
 
 
@@ -146,6 +183,10 @@ def run_feedback(args: argparse.Namespace) -> int:
         )
     for student in tqdm(students, unit="page"):
         tqdm.write(str(feedback(course, args.assignment, student)))
+    if left := waiting(course, args.assignment):
+        print(f"Warning. The pages of those who wait for you say 0 there: {', '.join(left)}")
+    if args.zip:
+        print(*pack(course, args.assignment, args.zip), sep="\n")
     return 0
 
 
@@ -153,13 +194,31 @@ def run_export(args: argparse.Namespace) -> int:
     """Write the table of points."""
     course = Course(args.course)
     names = [course.check(name) for name in args.assignments or course.assignments]
+    if args.into:
+        return _fill(course, names, args)
     rows = export(course, names)
     if args.to is None:
         csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
         return 0
-    with args.to.open("w", encoding="utf8", newline="") as file:
-        csv.writer(file).writerows(rows)
+    write(args.to, rows)
     print(f"{len(rows) - 1} rows in {args.to}")
+    return 0
+
+
+def _fill(course: Course, names: list[str], args: argparse.Namespace) -> int:
+    """Write the points of one assignment into the table of a platform."""
+    if len(args.assignments) != 1 or args.to is None:
+        raise ClassroomError("export --into must have one assignment and --to FILE; got other ones")
+    table = read_roster(args.into)
+    rows, notes = fill(course, names[0], table, args.column)
+    write(args.to, rows, table)
+    print(*notes, f"{args.to} is for {table.kind}", sep="\n")
+    return 0
+
+
+def run_extend(args: argparse.Namespace) -> int:
+    """Set the deadline of one student."""
+    print(extend(Course(args.course), args.assignment, args.student, args.until))
     return 0
 
 

@@ -50,6 +50,11 @@ class Roster:
     encoding: str
     people: tuple[Person, ...]
 
+    @property
+    def head(self) -> list[str]:
+        """The names of the columns."""
+        return [cell.strip() for cell in self.rows[0]]
+
     def find(self, key: str, student: str) -> Person | None:
         """Find who handed something in, by the key or by the name in the course folder."""
         for person in self.people:
@@ -97,7 +102,8 @@ def _text(path: Path) -> tuple[str, str]:
     """Read a table in UTF-8, or in UTF-16 as Blackboard writes it."""
     try:
         raw = path.read_bytes()
-        encoding = "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+        marks = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb": "utf-8-sig"}
+        encoding = marks.get(raw[:2], "utf-8")
         return raw.decode(encoding), encoding
     except (OSError, UnicodeDecodeError) as error:
         raise ClassroomError(
