@@ -20,10 +20,11 @@ from ssm_classroom.extend import extend
 from ssm_classroom.feedback import feedback
 from ssm_classroom.grade import grade
 from ssm_classroom.pack import pack
-from ssm_classroom.release import release, release_zips
+from ssm_classroom.release import release, release_solutions, release_zips
 from ssm_classroom.report import report, waiting
 from ssm_classroom.roster import read_roster
 from ssm_classroom.similarity import similarity
+from ssm_classroom.start import start
 from ssm_classroom.times import deadline, zone
 
 
@@ -44,10 +45,16 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--course", type=Path, default=_course(), help="course folder")
         return command
 
+    command = add("start", run_start, "copy the sources into a private course folder")
+    command.add_argument("folder", type=Path, help="a new one, outside of what others can read")
+    command.add_argument("--term", type=int, help="as 2027: other numbers in tests and figures")
+
     command = add("release", run_release, "write the students' versions")
     command.add_argument("assignments", nargs="*", help="by default all")
     command.add_argument("--due", type=_time, help="as 2026-11-30T23:59+01:00; a day means its end")
     command.add_argument("--zip", type=Path, metavar="FOLDER", help="only write zips to FOLDER")
+    text = "with solutions, without hidden tests, after the deadline"
+    command.add_argument("--solutions", action="store_true", help=text)
 
     text = "check your own notebook before you hand it in"
     command = add("check", run_check, text, course=False)
@@ -106,6 +113,13 @@ def _time(text: str) -> datetime:
     return deadline(text).replace(tzinfo=None)
 
 
+def run_start(args: argparse.Namespace) -> int:
+    """Make a course folder."""
+    names = start(Course(args.course), args.folder, args.term)
+    print(f"{args.folder} holds {', '.join(names)}. Work there: cd {args.folder}")
+    return 0
+
+
 def run_release(args: argparse.Namespace) -> int:
     """Write the students' versions, or zips of them."""
     course = Course(args.course)
@@ -114,7 +128,10 @@ def run_release(args: argparse.Namespace) -> int:
             print(path)
         return 0
     for name in args.assignments or course.assignments:
-        print(release(course, name, args.due))
+        done = (
+            release_solutions(course, name) if args.solutions else release(course, name, args.due)
+        )
+        print(done)
     return 0
 
 

@@ -6,7 +6,7 @@ import csv
 import json
 import shutil
 import zipfile
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -16,11 +16,13 @@ from ssm_classroom.collect import collect
 from ssm_classroom.course import ClassroomError, Course
 from ssm_classroom.export import export, fill, write
 from ssm_classroom.extend import extend
+from ssm_classroom.notebook import read
 from ssm_classroom.pack import pack, whole
 from ssm_classroom.report import report, waiting
 from ssm_classroom.roster import Roster, read_roster
+from ssm_classroom.start import start
 from ssm_classroom.times import zone
-from tiny import QUIET, released
+from tiny import FIRST, QUIET, released
 
 # nbgrader's own way to add a submission makes SQLAlchemy warn.
 pytestmark = [*QUIET, pytest.mark.filterwarnings("ignore:Object of type <")]
@@ -226,3 +228,56 @@ def test_no_cell_of_the_table_starts_a_formula(course, tmp_path):
     write(tmp_path / "t.csv", export(mine, ["tiny"]))
     with (tmp_path / "t.csv").open(newline="") as file:
         assert {row[1] for row in csv.reader(file)} == {"student", "'=cmd()"}
+
+
+def test_solutions_are_released_when_it_is_over(course, tmp_path, capsys):
+    mine = Course(tmp_path / "course")
+    shutil.copytree(course.root, mine.root)
+    here = ["--course", str(mine.root), "tiny", "--solutions"]
+    with mine.gradebook() as book:
+        book.update_or_create_assignment("tiny", duedate=datetime(2999, 1, 1))
+    assert main(["release", *here]) == 2
+    assert "can be handed in until 2999-01-01 00:00 UTC" in capsys.readouterr().err
+    with mine.gradebook() as book:
+        book.update_or_create_assignment("tiny", duedate=datetime(2026, 1, 1))
+    assert main(["release", *here]) == 0
+    text = mine.notebook("solution", "tiny").read_text()
+    assert not any(
+        secret in text for secret in ("HIDDEN", "1234567", "np.float64", "### ", "grade_id")
+    )
+    sources = [cell.source for cell in read(mine.notebook("solution", "tiny")).cells]
+    assert FIRST in sources
+    assert "Because." in sources
+    assert "assert half(4.0) == 2.0" in sources
+
+
+def test_a_day_as_deadline_means_its_end(course, tmp_path):
+    mine = Course(tmp_path / "course")
+    shutil.copytree(course.root, mine.root)
+    assert main(["release", "--course", str(mine.root), "tiny", "--due", "2026-11-30"]) == 0
+    with mine.gradebook() as book:
+        end = datetime(2026, 11, 30, 23, 59, 59).astimezone(UTC).replace(tzinfo=None)
+        assert book.find_assignment("tiny").duedate == end
+
+
+def test_a_course_of_your_own_has_its_term(tmp_path, capsys):
+    book = Course(Path(__file__).resolve().parents[2] / "book" / "assignments")
+    command = ["start", "--course", str(book.root), str(tmp_path / "own"), "--term", "2031"]
+    assert main(command) == 0
+    own = Course(tmp_path / "own")
+    assert own.assignments == book.assignments
+    for name in own.assignments:
+        old, new = (one.notebook("source", name).read_text("utf8") for one in (book, own))
+        assert new == old.replace("TERM = 2026", "TERM = 2031") != old
+    assert (own.root / "nbgrader_config.py").exists()
+    assert main(command) == 2
+    assert "folder must be a new one" in capsys.readouterr().err
+    with pytest.raises(ClassroomError, match="course must hold assignments"):
+        start(Course(tmp_path), tmp_path / "x")
+
+
+def test_a_source_without_a_term_is_named(course, tmp_path):
+    with pytest.raises(ClassroomError, match=r"one line TERM = ...; got 0 in"):
+        start(course, tmp_path / "own", 2031)
+    assert not (tmp_path / "own").exists()
+    assert start(course, tmp_path / "own") == ["tiny"]
