@@ -6,7 +6,6 @@ import io
 import json
 import os
 import shutil
-import stat
 import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -386,13 +385,21 @@ def test_a_table_that_is_no_class_is_refused(tmp_path, text, words):
         read_roster(table(tmp_path / "t.csv", text))
 
 
-def test_a_file_that_cannot_be_opened_is_named(course, mine, tmp_path):
-    (tmp_path / "in" / "ada").mkdir(parents=True)
-    path = tmp_path / "in" / "ada" / "tiny.ipynb"
-    path.write_text("{}")
-    path.chmod(0)
-    if os.access(path, os.R_OK):
-        pytest.skip("the administrator can read all files")
-    lines = collect(mine, "tiny", tmp_path / "in")
-    path.chmod(stat.S_IRUSR)
-    assert "ada: NO NOTEBOOK, handed in tiny.ipynb (cannot be read" in lines[0]
+def test_what_cannot_be_read_or_written_stops_nobody(course, mine, tmp_path, monkeypatch):
+    monkeypatch.setattr("ssm_classroom.uploads.LARGEST_FILE", 100_000)
+    good = json.dumps(answered(course)).encode()
+    export = {
+        "ada/tiny.ipynb": good,
+        "ben/tiny.ipynb": good.replace(b"Double", b"DAMAGE"),
+        "eve/tiny.ipynb": good,
+        "zoe/tiny.ipynb": b" " * 100_001,
+    }
+    path = packed(tmp_path / "a.zip", export)
+    path.write_bytes(path.read_bytes().replace(b"DAMAGE", b"damage"))  # the checksum tells
+    (mine.root / "submitted").mkdir()
+    (mine.root / "submitted" / "eve").write_text("in the way")
+    lines = collect(mine, "tiny", path)
+    assert lines[1].startswith("ben: NO NOTEBOOK, handed in tiny.ipynb (cannot be read (Bad CRC-32")
+    assert lines[2].startswith("eve: NOT COLLECTED, [Errno")
+    assert lines[3] == "zoe: NO NOTEBOOK, handed in tiny.ipynb (too large, 0 MB)"
+    assert mine.students("submitted", "tiny") == ["ada"]
