@@ -150,6 +150,8 @@ def _student(
         line += f", called {called}"
     if best.cells <= 0:
         line += ", which is no notebook of this assignment"
+    elif not best.whole:
+        line += f", with {best.cells} of the {len(measure.wanted)} cells of this assignment only"
     unused = [f"{v.shown} ({v.against(best)})" for v in versions if v is not best] + unused
     for version in versions:
         version.path.unlink()

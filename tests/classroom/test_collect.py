@@ -115,6 +115,7 @@ def test_every_file_that_is_not_used_is_named(course, mine, tmp_path):
         "emil/tiny.ipynb.txt": new,
         "fay/TINY.IPYNB": new,
         "gus/tiny.json": new,
+        "ida/tiny.ipynb": new_notebook(cells=new.cells[:2]),
         "hal/tiny.pdf": b"%PDF",
         "hal/tiny.tar.gz": b"x",
         "__MACOSX/ada/tiny.ipynb": new,
@@ -129,10 +130,13 @@ def test_every_file_that_is_not_used_is_named(course, mine, tmp_path):
     assert "hal: NO NOTEBOOK, handed in tiny.pdf (no notebook), tiny.tar.gz (no notebook)" in lines
     assert any("all.zip/work/._tiny.ipynb (of the system)" in line for line in lines)
     assert any("bob:" in line and "which is no notebook of this" in line for line in lines)
+    assert any("ida:" in line and "with 2 of the 7 cells of this" in line for line in lines)
     assert any("ada:" in line and "notes.ipynb (not this assignment" in line for line in lines)
     there = [p.name for p in sorted((mine.root / "submitted").iterdir())]
-    assert there == ["ada", "bob", "carl", "emil", "fay", "gus"]
-    assert all(first_answer(mine, student) == FIRST for student in there if student != "bob")
+    assert there == ["ada", "bob", "carl", "emil", "fay", "gus", "ida"]
+    assert all(
+        first_answer(mine, student) == FIRST for student in there if student not in ("bob", "ida")
+    )
     assert not list(tmp_path.rglob("evil"))
 
 
