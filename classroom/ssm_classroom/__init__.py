@@ -13,8 +13,16 @@ Everything happens in a course folder, ``book/assignments`` in this repository:
     autograded/STUDENT/NAME/    scored by nbgrader, as are the marks in gradebook.db
     feedback/STUDENT/NAME/      pages for the students: ``feedback`` writes these
 
-Each command is the module of its name; ``export`` writes the marks as a table, and students may
-``check`` their own notebooks. How a submission is graded, and where each step is:
+Each command is the module of its name, and ``python -m ssm_classroom --help`` lists them. How a
+submission is collected, and where each step is:
+
+- ``uploads`` opens a folder or a zip, and unpacks nothing;
+- ``owners`` tells whose a file is by its place there, and when it was handed in; ``names`` makes a
+  folder's name of it, ``times`` reads times, ``roster`` reads the class;
+- ``versions`` compares what one student handed in with the assignment;
+- ``collect`` keeps one notebook of each, and lists the rest.
+
+How it is graded:
 
 - ``notebook`` puts back each cell that is not the student's to change, and says what it found;
 - ``sandbox`` starts a ``kernel`` with no network, no file but a private folder, and with limits;
@@ -22,8 +30,6 @@ Each command is the module of its name; ``export`` writes the marks as a table, 
   a student's function goes through ``remote`` and brings back plain data. No hidden test and no
   expected value ever enters the process of the student, which therefore cannot read or mend them;
 - ``grade`` does so for a class and hands the executed notebooks to nbgrader, which scores them.
-
-``python -m ssm_classroom --help`` lists the commands.
 """
 
 import sys

@@ -6,7 +6,7 @@ import argparse
 import csv
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from tqdm import tqdm
@@ -15,10 +15,17 @@ from ssm_classroom import sandbox
 from ssm_classroom.check import check
 from ssm_classroom.collect import collect
 from ssm_classroom.course import ClassroomError, Course
-from ssm_classroom.export import export
+from ssm_classroom.export import export, fill, write
+from ssm_classroom.extend import extend
 from ssm_classroom.feedback import feedback
 from ssm_classroom.grade import grade
-from ssm_classroom.release import release, release_zips
+from ssm_classroom.pack import pack
+from ssm_classroom.release import release, release_solutions, release_zips
+from ssm_classroom.report import report, waiting
+from ssm_classroom.roster import read_roster
+from ssm_classroom.similarity import similarity
+from ssm_classroom.start import start
+from ssm_classroom.times import deadline, zone
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,10 +45,16 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--course", type=Path, default=_course(), help="course folder")
         return command
 
+    command = add("start", run_start, "copy the sources into a private course folder")
+    command.add_argument("folder", type=Path, help="a new one, outside of what others can read")
+    command.add_argument("--term", type=int, help="as 2027: other numbers in tests and figures")
+
     command = add("release", run_release, "write the students' versions")
     command.add_argument("assignments", nargs="*", help="by default all")
-    command.add_argument("--due", type=_time, help="when it is due, as 2026-11-30T23:59+01:00")
+    command.add_argument("--due", type=_time, help="as 2026-11-30T23:59+01:00; a day means its end")
     command.add_argument("--zip", type=Path, metavar="FOLDER", help="only write zips to FOLDER")
+    text = "with solutions, without hidden tests, after the deadline"
+    command.add_argument("--solutions", action="store_true", help=text)
 
     text = "check your own notebook before you hand it in"
     command = add("check", run_check, text, course=False)
@@ -51,6 +64,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("assignment")
     command.add_argument("given", type=Path, help="a folder or a zip of a learning platform")
     command.add_argument("--pattern", help="regular expression with (?P<student>...), for others")
+    command.add_argument("--roster", type=Path, help="the class: the platform's table, or yours")
+    command.add_argument("--zone", help="of times that name none, as Europe/Berlin or +01:00")
 
     command = add("grade", run_grade, "run and score what was handed in")
     command.add_argument("assignment")
@@ -60,12 +75,30 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--notebook", type=float, metavar="S", help="seconds for a notebook")
     command.add_argument("--memory", type=float, metavar="GiB", help="for a process")
 
+    command = add("report", run_report, "say how grading came out, and what waits")
+    command.add_argument("assignment")
+
+    command = add("similarity", run_similarity, "list the submissions that are alike")
+    command.add_argument("assignment")
+    text = "part that two must share to be listed; by default 0.5"
+    command.add_argument("--least", type=float, default=0.5, metavar="PART", help=text)
+
     command = add("feedback", run_feedback, "write the students' pages")
     command.add_argument("assignment")
+
+    command.add_argument("--zip", type=Path, metavar="FILE", help="and pack them for the platform")
+
+    command = add("extend", run_extend, "give one student more time")
+    command.add_argument("assignment")
+    command.add_argument("student", help="as `collect` prints the name")
+    command.add_argument("until", type=_time, help="as 2026-12-02; a day means its end")
 
     command = add("export", run_export, "write the points as CSV")
     command.add_argument("assignments", nargs="*", help="by default all")
     command.add_argument("--to", type=Path, help="file; by default the terminal")
+    text = "fill in a table of Moodle, Canvas or Blackboard, of one assignment"
+    command.add_argument("--into", type=Path, metavar="TABLE", help=text)
+    command.add_argument("--column", help="its column there, or a part of the name")
     return main
 
 
@@ -76,8 +109,15 @@ def _course() -> Path:
 
 
 def _time(text: str) -> datetime:
-    """Read a time, that of this machine's zone if it names none, and return it in UTC."""
-    return datetime.fromisoformat(text).astimezone(UTC).replace(tzinfo=None)
+    """Read a deadline as nbgrader wants it, in UTC without saying so."""
+    return deadline(text).replace(tzinfo=None)
+
+
+def run_start(args: argparse.Namespace) -> int:
+    """Make a course folder."""
+    names = start(Course(args.course), args.folder, args.term)
+    print(f"{args.folder} holds {', '.join(names)}. Work there: cd {args.folder}")
+    return 0
 
 
 def run_release(args: argparse.Namespace) -> int:
@@ -88,7 +128,10 @@ def run_release(args: argparse.Namespace) -> int:
             print(path)
         return 0
     for name in args.assignments or course.assignments:
-        print(release(course, name, args.due))
+        done = (
+            release_solutions(course, name) if args.solutions else release(course, name, args.due)
+        )
+        print(done)
     return 0
 
 
@@ -104,7 +147,10 @@ def run_check(args: argparse.Namespace) -> int:
 
 def run_collect(args: argparse.Namespace) -> int:
     """Collect, and say what was done with each file."""
-    for line in collect(Course(args.course), args.assignment, args.given, args.pattern):
+    where = zone(args.zone) if args.zone else None
+    roster = read_roster(args.roster, where) if args.roster else None
+    course = Course(args.course)
+    for line in collect(course, args.assignment, args.given, args.pattern, roster, where):
         print(line)
     return 0
 
@@ -126,6 +172,21 @@ def run_grade(args: argparse.Namespace) -> int:
         for outcome in outcomes:
             bar.write(str(outcome))
             bar.update()
+    print(*report(course, args.assignment), sep="\n")
+    return 0
+
+
+def run_report(args: argparse.Namespace) -> int:
+    """Say how grading came out."""
+    print(*report(Course(args.course), args.assignment), sep="\n")
+    return 0
+
+
+def run_similarity(args: argparse.Namespace) -> int:
+    """List the submissions that are alike."""
+    found = similarity(Course(args.course), args.assignment, args.least)
+    print(*map(str, found), sep="\n")
+    print(f"{len(found)} pairs to look at")
     return 0
 
 
@@ -139,6 +200,10 @@ def run_feedback(args: argparse.Namespace) -> int:
         )
     for student in tqdm(students, unit="page"):
         tqdm.write(str(feedback(course, args.assignment, student)))
+    if left := waiting(course, args.assignment):
+        print(f"Warning. The pages of those who wait for you say 0 there: {', '.join(left)}")
+    if args.zip:
+        print(*pack(course, args.assignment, args.zip), sep="\n")
     return 0
 
 
@@ -146,13 +211,31 @@ def run_export(args: argparse.Namespace) -> int:
     """Write the table of points."""
     course = Course(args.course)
     names = [course.check(name) for name in args.assignments or course.assignments]
+    if args.into:
+        return _fill(course, names, args)
     rows = export(course, names)
     if args.to is None:
         csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
         return 0
-    with args.to.open("w", encoding="utf8", newline="") as file:
-        csv.writer(file).writerows(rows)
+    write(args.to, rows)
     print(f"{len(rows) - 1} rows in {args.to}")
+    return 0
+
+
+def _fill(course: Course, names: list[str], args: argparse.Namespace) -> int:
+    """Write the points of one assignment into the table of a platform."""
+    if len(args.assignments) != 1 or args.to is None:
+        raise ClassroomError("export --into must have one assignment and --to FILE; got other ones")
+    table = read_roster(args.into)
+    rows, notes = fill(course, names[0], table, args.column)
+    write(args.to, rows, table)
+    print(*notes, f"{args.to} is for {table.kind}", sep="\n")
+    return 0
+
+
+def run_extend(args: argparse.Namespace) -> int:
+    """Set the deadline of one student."""
+    print(extend(Course(args.course), args.assignment, args.student, args.until))
     return 0
 
 

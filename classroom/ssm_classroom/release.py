@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import re
+import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
-from ssm_classroom.course import Course, ask
+import nbformat
+
+from ssm_classroom.course import ClassroomError, Course, ask
+from ssm_classroom.notebook import read
 
 # A zip needs no marks: nbgrader then opens no gradebook, which takes longer than all the rest.
 NO_GRADEBOOK: dict[str, Any] = {
     "GenerateAssignment": {"no_database": True},
     "SaveCells": {"enabled": False},
 }
+HIDDEN = re.compile(r"^[ \t]*### BEGIN HIDDEN TESTS.*?### END HIDDEN TESTS[^\n]*\n?", re.M | re.S)
+MARK = re.compile(r"^[ \t]*### (BEGIN|END) SOLUTION[^\n]*\n?", re.M)
 NOTE = """{name}
 
 1. Python 3.11 or newer with: {packages}
@@ -35,6 +42,33 @@ def release(course: Course, name: str, due: datetime | None = None) -> Path:
         with course.gradebook() as book:
             book.update_or_create_assignment(name, duedate=due)
     return course.place("release", name)
+
+
+def release_solutions(course: Course, name: str) -> Path:
+    """Write an assignment with its solutions, without hidden tests, once its deadline is over.
+
+    Raises
+    ------
+    ClassroomError
+        Somebody may still hand it in.
+    """
+    notebook = read(course.notebook("source", course.check(name)))
+    with course.gradebook() as book:
+        due = [a.duedate for a in book.assignments if a.name == name and a.duedate]
+        due += [s.duedate for s in book.assignment_submissions(name) if due]
+    if due and max(due) > datetime.now(UTC).replace(tzinfo=None):
+        raise ClassroomError(
+            f"assignment must be over; got {name!r}, which can be handed in until "
+            f"{max(due):%Y-%m-%d %H:%M} UTC"
+        )
+    for cell in notebook.cells:
+        cell.source = MARK.sub("", HIDDEN.sub("", cell.source)).strip("\n")
+        cell.metadata.pop("nbgrader", None)
+    place = course.place("solution", name)
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(course.place("source", name), place)
+    nbformat.write(notebook, place / f"{name}.ipynb")
+    return place
 
 
 def is_released(course: Course, name: str) -> bool:

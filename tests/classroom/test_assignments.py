@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
+import numpy as np
 import pytest
 
 SOURCE = Path(__file__).resolve().parents[2] / "book" / "assignments" / "source"
@@ -254,3 +255,33 @@ def test_cells_say_what_nbgrader_needs(name):
         assert cell.locked != cell.solution
         assert ("### BEGIN SOLUTION" in cell.text) == bool(cell.solution)
         assert ("### BEGIN HIDDEN TESTS" in cell.text) == (bool(cell.grade) and not cell.solution)
+
+
+@pytest.mark.parametrize("me", ["reference", "20260317", "ada@uni.example", "Zoë"])
+def test_a_figure_of_ones_own_shows_what_the_model_answer_says(me):
+    name = "01_discretization"
+    space: dict = {}
+    for one in ("setup", "zoh_answer", "bilinear_answer", "recurrence_answer"):
+        exec(text(name, one), space)
+    exec(text(name, "orders_data"), space)
+    nobody = space["a"]
+    space["ME"] = me
+    exec(text(name, "orders_data"), space)
+    assert -2 < space["a"] < -1
+    assert space["a"] != nobody
+    one, errors = np.ones(1), {}
+    a, T = space["a"], space["T"]
+    for x, exact in (("staircase", space["EXACT_STAIRCASE"]), ("sine", space["EXACT_SINE"])):
+        for n in (256, 512):
+            samples = space[x](T / n * np.arange(1, n + 1))
+            a_bar, b_bar = space["zoh"](np.array([a]), one, T / n)
+            rules = {"zoh": (np.diag(a_bar), b_bar)}
+            rules["bilinear"] = space["bilinear"](np.array([[a]]), one, T / n)
+            for rule, (A_bar, B_bar) in rules.items():
+                y = space["recurrence"](A_bar, B_bar, one, samples, np.zeros(1))
+                errors[rule, x, n] = abs(y[-1] - exact)
+    ratio = {key[:2]: errors[key] / errors[*key[:2], 512] for key in errors if key[2] == 256}
+    assert errors["zoh", "staircase", 512] < 1e-14
+    assert ratio["bilinear", "staircase"] == pytest.approx(4, rel=0.01)
+    assert ratio["zoh", "sine"] == pytest.approx(2, rel=0.01)
+    assert ratio["bilinear", "sine"] == pytest.approx(2, rel=0.01)

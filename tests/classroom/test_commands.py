@@ -46,8 +46,18 @@ def test_commands(mine, tmp_path, capsys):
     nbformat.write(notebook, tmp_path / "in" / "ada" / "tiny.ipynb")
     assert main(["collect", *here, "tiny", str(tmp_path / "in")]) == 0
     assert main(["grade", *here, "tiny", "--memory", "3", "--notebook", "60"]) == 0
-    assert "ada: 4 of 5 points, 1 more wait for a person" in capsys.readouterr().out
-    assert main(["feedback", *here, "tiny"]) == 0
+    told = capsys.readouterr().out
+    assert "ada: 4 of 5 points, 1 more wait for a person" in told
+    assert "tiny: 1 graded, median 4 of 5 points" in told
+    assert main(["feedback", *here, "tiny", "--zip", str(tmp_path / "pages.zip")]) == 0
+    told = capsys.readouterr().out
+    assert "Warning. The pages of those who wait for you say 0 there: ada" in told
+    assert zipfile.ZipFile(tmp_path / "pages.zip").namelist() == ["ada/tiny.html"]
+    table = tmp_path / "canvas.csv"
+    table.write_text("Student,ID,Section,tiny (9)\nAda,ada,A,\nBen,ben,A,\n")
+    back = ["--into", str(table), "--to", str(tmp_path / "back.csv")]
+    assert main(["export", *here, "tiny", *back]) == 0
+    assert "No marks: Ben\nLeft as it was, waits for you: Ada\n" in capsys.readouterr().out
     assert main(["export", *here, "--to", str(tmp_path / "grades.csv")]) == 0
     assert ",ada,why,,1,4," in (tmp_path / "grades.csv").read_text()
 
