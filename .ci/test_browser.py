@@ -301,26 +301,6 @@ def test_fits_a_desktop(opened):
     assert_fits(opened.page, opened.name)
 
 
-@pytest.fixture
-def phone(opened):
-    opened.page.set_viewport_size(PHONE)
-    yield opened.page
-    opened.page.set_viewport_size(DESKTOP)
-
-
-def test_fits_a_phone(phone, opened):
-    assert_fits(phone, opened.name)
-
-
-def test_names_in_tables_are_whole_on_a_phone(phone):
-    assert phone.locator("main :is(td, th) code .pre").evaluate_all(CUT_NAMES) == []
-
-
-def test_text_of_figures_is_legible_on_a_phone(phone):
-    scales = phone.locator("main .cell_output img").evaluate_all(SCALES)
-    assert all(FIGURE_TEXT * scale >= LEAST_TEXT for scale in scales), scales
-
-
 def test_prints_whole(opened):
     """Frames break with their contents, equations stay with their numbers, nothing is folded."""
     page = opened.page
@@ -377,6 +357,27 @@ def test_downloads_as_a_clean_notebook(opened):
 
 def code_of(cells) -> list[str]:
     return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+
+
+@pytest.fixture
+def phone(opened):
+    """Narrow the window of a page for its last tests."""
+    if opened.page.viewport_size != PHONE:
+        opened.page.set_viewport_size(PHONE)
+    return opened.page
+
+
+def test_fits_a_phone(phone, opened):
+    assert_fits(phone, opened.name)
+
+
+def test_names_in_tables_are_whole_on_a_phone(phone):
+    assert phone.locator("main :is(td, th) code .pre").evaluate_all(CUT_NAMES) == []
+
+
+def test_text_of_figures_is_legible_on_a_phone(phone):
+    scales = phone.locator("main .cell_output img").evaluate_all(SCALES)
+    assert all(FIGURE_TEXT * scale >= LEAST_TEXT for scale in scales), scales
 
 
 def test_first_page_offers_the_chapters_with_their_measurements():
