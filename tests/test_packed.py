@@ -107,6 +107,14 @@ def test_packed_layer_is_each_alone(name):
     assert not leak[:, : LENGTHS[0]].any()
 
 
+@pytest.mark.parametrize("kind", [nn.S4, nn.S4D])
+def test_packed_layer_that_reads_the_future_is_each_alone(kind):
+    torch.manual_seed(0)
+    layer, x = kind(CHANNELS, 8, bidirectional=True).double(), noise(1, sum(LENGTHS), CHANNELS)
+    right = torch.cat([layer(one) for one in x.split(LENGTHS, 1)], 1)
+    assert_close(layer(x, cu_seqlens=BOUNDS), right, rtol=1e-9, atol=1e-11)
+
+
 @pytest.mark.parametrize("mixer", ["mamba", "attention"])
 def test_packed_text_is_each_alone(mixer):
     torch.manual_seed(0)

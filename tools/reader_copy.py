@@ -18,6 +18,8 @@ import sys
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile
 
+from ssmlab._files import replacing
+
 ROOT = Path(__file__).resolve().parents[1]
 HTML = ROOT / "_build" / "html"
 PACKED = HTML / "_static" / "ssmlab-chapters.zip"
@@ -33,7 +35,7 @@ def contents() -> dict[str, Path]:
     wheels = (HTML / "_static").glob("ssmlab-*.whl")
     return {
         **{path.name: HTML / "_sources" / "book" / path.name for path in chapters},
-        **{str(path.relative_to(experiments.parent).as_posix()): path for path in sorted(records)},
+        **{path.relative_to(experiments.parent).as_posix(): path for path in sorted(records)},
         **{path.name: path for path in wheels},
     }
 
@@ -58,9 +60,11 @@ def unpack(source: Path, folder: Path) -> list[str]:
                 changed.append(name)
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
+            with replacing(path) as new:
+                new.write_bytes(data)
             known[name] = digest(data)
-    log.write_text(json.dumps(known, indent=1), "utf8")
+    with replacing(log) as new:
+        new.write_text(json.dumps(known, indent=1), "utf8")
     return changed
 
 

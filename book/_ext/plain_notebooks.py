@@ -105,7 +105,7 @@ class PlainMarkdown:
     def title(self, node: nodes.title) -> str:
         numbers = self.env.toc_secnumbers.get(self.docname, {})
         anchor = "" if self.depth == 1 else f"#{node.parent['ids'][0]}"
-        number = "".join(f"{n}." for n in numbers.get(anchor, ())).rstrip(".")
+        number = ".".join(map(str, numbers.get(anchor, ())))
         return self.heading(
             f"{number}. {self.inline(node)}" if number else self.inline(node)
         )
@@ -254,6 +254,8 @@ def begin(app: Sphinx) -> None:
 
 def save(app: Sphinx, error: Exception | None) -> None:
     """Put the notebooks where the pages' buttons lead, over Sphinx's copies of the sources."""
+    if error or app.builder.name != "html":
+        return
     for page, made in app.env.plain_notebooks.items():  # type: ignore[attr-defined]
         nbformat.write(made, Path(app.outdir, "_sources", f"{page}.ipynb"))
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssmlab import _check
-from ssmlab._typing import Float
+from ssmlab._typing import Float, Int
 from ssmlab.nn.mamba import causal_convolution
-from ssmlab.ops import Packing
+from ssmlab.ops.packed import packing
 
 ACTIVATIONS: dict[str, Any] = {"None": lambda v: v, "silu": F.silu, "swish": F.silu}
 
@@ -40,7 +40,7 @@ def causal_conv1d_fn(
         The samples before x; zeros by default.
     return_final_states : bool
     final_states_out : Tensor, (batch, channels, taps - 1), optional
-        Where to write the last samples.
+        Where to write the last samples, if they are asked for.
     activation : {None, "silu", "swish"}
 
     Returns
@@ -55,30 +55,30 @@ def causal_conv1d_fn(
     >>> causal_conv1d_fn(x, weight)
     tensor([[[ 1., 12., 23.]]])
     """
-    packing = None
-    if seq_idx is not None:
-        if initial_states is not None or return_final_states:
-            raise ValueError(
-                "seq_idx must come without states, as each sequence starts anew; got both: drop "
-                "initial_states and return_final_states"
-            )
-        packing = Packing(x.mT, seq_idx=seq_idx)
-        x = packing.side_by_side(x.mT).mT
+    packed = packing(
+        x.mT,
+        seq_idx,
+        None,
+        initial_states=initial_states,
+        return_final_states=return_final_states or None,
+    )
+    x = x if packed is None else packed.side_by_side(x.mT).mT
     past = x.new_zeros(*x.shape[:2], weight.shape[1] - 1)
     past = past if initial_states is None else initial_states
     out, last = _convolve(x, weight, bias, past, activation)
-    out = out if packing is None else packing.behind_each_other(out.mT).mT
-    if final_states_out is not None:
-        last = final_states_out.copy_(last)
-    return (out, last) if return_final_states else out
+    if not return_final_states:
+        return out if packed is None else packed.behind_each_other(out.mT).mT
+    return out, last if final_states_out is None else final_states_out.copy_(last)
 
 
 def causal_conv1d_update(
     x: Float[Tensor, "batch channels"] | Float[Tensor, "batch channels length"],
-    conv_state: Float[Tensor, "batch channels kept"],
+    conv_state: Float[Tensor, "rows channels kept"],
     weight: Float[Tensor, "channels taps"],
     bias: Float[Tensor, "channels"] | None = None,
     activation: str | None = None,
+    cache_seqlens: Int[Tensor, "batch"] | None = None,
+    conv_state_indices: Int[Tensor, "batch"] | None = None,
 ) -> Tensor:
     r"""Take in new samples, and move ``conv_state`` on in place.
 
@@ -89,6 +89,11 @@ def causal_conv1d_update(
         At least the taps - 1 samples before x, the newest last.
     weight, bias, activation
         As for ``causal_conv1d_fn``.
+    cache_seqlens : Tensor of whole numbers, (batch,), optional
+        How many samples each sequence has had: ``conv_state`` is then a ring, where sample k is at
+        k modulo ``kept``.
+    conv_state_indices : Tensor of whole numbers, (batch,), optional
+        Which rows of a larger ``conv_state`` are those of the sequences.
 
     Returns
     -------
@@ -108,10 +113,27 @@ def causal_conv1d_update(
             "as allocate_inference_cache does"
         )
     new = x[..., None] if x.ndim == 2 else x
-    past = conv_state[..., kept - (taps - 1) :].to(x.dtype)
-    out, _ = _convolve(new, weight, bias, past, activation)
-    conv_state.copy_(torch.cat([conv_state, new.to(conv_state.dtype)], -1)[..., -kept:])
+    state = conv_state if conv_state_indices is None else conv_state[conv_state_indices.long()]
+    if cache_seqlens is None:
+        past = state[..., kept - (taps - 1) :]
+        state = torch.cat([state, new.to(state.dtype)], -1)[..., -kept:]
+    else:
+        past = state.gather(-1, _places(cache_seqlens, 1 - taps, 0, state))
+        now = _places(cache_seqlens, 0, new.shape[-1], state)
+        state = state.scatter(-1, now, new.to(state.dtype))
+    out, _ = _convolve(new, weight, bias, past.to(x.dtype), activation)
+    if conv_state_indices is None:
+        conv_state.copy_(state)
+    else:
+        conv_state[conv_state_indices.long()] = state
     return out[..., 0] if x.ndim == 2 else out
+
+
+def _places(samples: Tensor, first: int, last: int, ring: Tensor) -> Tensor:
+    """Find where samples are in a ring, from ``first`` to before ``last``, counted from now."""
+    steps = torch.arange(first, last, device=ring.device)
+    places = (samples.long()[:, None] + steps) % ring.shape[-1]
+    return places[:, None].expand(-1, ring.shape[1], -1)
 
 
 def _convolve(

@@ -9,7 +9,6 @@ from torch import Tensor
 from ssmlab import _check
 from ssmlab.ops import _check as ops_check
 from ssmlab.ops._precision import is_autocast
-from ssmlab.ops.packed import Packing
 
 
 def signal(
@@ -37,20 +36,6 @@ def signal(
             f"it with {name}.to({like.dtype})"
         )
     return x.to(like.dtype)
-
-
-def packing(
-    x: Tensor, state: Any, seq_idx: Tensor | None, cu_seqlens: Tensor | None
-) -> Packing | None:
-    """Return where packed sequences begin, if x holds some; then there is no state before them."""
-    if seq_idx is None and cu_seqlens is None:
-        return None
-    if state is not None:
-        raise ValueError(
-            "state must be left out with seq_idx or cu_seqlens, where each sequence starts anew; "
-            "got both: drop one of them"
-        )
-    return Packing(x, seq_idx=seq_idx, cu_seqlens=cu_seqlens)
 
 
 def step_sizes(dt_min: float, dt_max: float) -> tuple[float, float]:

@@ -31,8 +31,8 @@ def generate(
     ----------
     model : LanguageModel
     prompt : Tensor, (batch, length); or a list of tensors, (length,), of different lengths
-        At least one token each. They are read in parallel; those of a list one after the other,
-        without padding, so that each is continued as if it were alone.
+        At least one token each, read in parallel. The texts of a list are read one after the
+        other, without padding, and each is continued as if it were alone.
     tokens : int
         How many to generate.
     temperature : float

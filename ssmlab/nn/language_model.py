@@ -20,6 +20,7 @@ from ssmlab.nn import _check as nn_check
 from ssmlab.nn.layer import Layer, redraw
 from ssmlab.nn.mixers import MIXERS, Mixer
 from ssmlab.ops import _check as ops_check
+from ssmlab.ops.packed import packing
 
 Tokens = Int[Tensor, "batch length"]
 State = tuple[Any, ...]  # one for each block
@@ -154,23 +155,20 @@ class LanguageModel(nn.Module):
             graph is traced or captured, where no number is known.
         """
         self.check_tokens("tokens", tokens, 2)
-        packing = nn_check.packing(tokens, state, seq_idx, cu_seqlens)
-        if packing and return_state:
-            runs = [self._blocks(one, None, True) for one in packing.apart(tokens)]
-            x = torch.cat([x for x, _ in runs], 1).reshape(*tokens.shape, -1)
-            return self._head(x), [state for _, state in runs]
-        if packing:
-            x, _ = self._blocks(packing.side_by_side(tokens), None, False)
-            return self._head(packing.behind_each_other(x))
-        x, state = self._blocks(tokens, state, return_state)
-        return (self._head(x), state) if return_state else self._head(x)
+        packed = packing(tokens, seq_idx, cu_seqlens, state=state)
+        x, last = (
+            self._blocks(tokens, return_state, state)
+            if packed is None
+            else packed.run(self._blocks, tokens, return_state)
+        )
+        return (self._head(x), last) if return_state else self._head(x)
 
     def prefill(
         self, tokens: Tokens, state: State | None = None
     ) -> tuple[Float[Tensor, "batch vocabulary"], State]:
         """Read tokens in parallel, and return the logits after the last of them, and the state."""
         self.check_tokens("tokens", tokens, 2)
-        x, state = self._blocks(tokens, state, True)
+        x, state = self._blocks(tokens, True, state)
         return self._head(x[:, -1]), state
 
     def step(
@@ -194,7 +192,7 @@ class LanguageModel(nn.Module):
         return tuple(block.mixer.initial_state(batch) for block in self.layers)
 
     def _blocks(
-        self, tokens: Tokens, state: State | None, return_state: bool
+        self, tokens: Tokens, return_state: bool, state: State | None = None
     ) -> tuple[Hidden, State]:
         x, after = self._embed(tokens), []
         if state is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from ssmlab import _check
 from ssmlab._typing import Float
 from ssmlab.nn import _check as nn_check
-from ssmlab.ops.packed import Packing
+from ssmlab.ops.packed import packing
 
 Signal = Float[Tensor, "batch length channels"]
 Sample = Float[Tensor, "batch channels"]
@@ -108,22 +109,20 @@ class Layer(torch.nn.Module, ABC, Generic[S]):
             sequences do not fit x, or come with a state.
         """
         x = nn_check.signal("x", x, ("batch", "length"), self._like(), self.channels)
-        if packing := nn_check.packing(x, state, seq_idx, cu_seqlens):
-            return self._packed(x, packing, return_state, **options)
+        packed = packing(x, seq_idx, cu_seqlens, state=state)
         if state is not None:
             self._check_state(state, len(x))
-        y, state = self._sequence(x, state, return_state, **options)
-        return (y, state) if return_state else y
 
-    def _packed(
-        self, x: Signal, packing: Packing, need_state: bool, **options: Any
-    ) -> Signal | tuple[Signal, list[S]]:
-        """Run over sequences that are packed behind each other."""
-        if not need_state:  # what is behind the end of each changes nothing before it
-            y, _ = self._sequence(packing.side_by_side(x), None, False, **options)
-            return packing.behind_each_other(y)
-        runs = [self._sequence(one, None, True, **options) for one in packing.apart(x)]
-        return torch.cat([y for y, _ in runs], 1).reshape(x.shape), [state for _, state in runs]
+        y, last = (
+            self._sequence(x, state, return_state, **options)
+            if packed is None
+            else packed.run(partial(self._afresh, **options), x, return_state)
+        )
+        return (y, last) if return_state else y
+
+    def _afresh(self, x: Signal, need_state: bool, **options: Any) -> tuple[Signal, Any]:
+        """Run from before the first sample."""
+        return self._sequence(x, None, need_state, **options)
 
     def step(self, x_t: Sample, state: S, **options: Any) -> tuple[Sample, S]:
         """Run for one sample, as a recurrent network.

@@ -4,10 +4,13 @@ A row of a batch may hold several sequences. A model must not look from one into
 sequence begins, the state is zero, that is, the decay of that step is. The same is had without a
 new kernel: the sequences are laid side by side, each padded to the longest with steps of length
 zero, :math:`e^{0 A} = 1` and :math:`0 \cdot B x = 0`, which leave its last state as it is. Chapter
-14.
+16; the reset as a decay of 0 in an exercise of chapter 13.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -107,6 +110,39 @@ class Packing:
     def apart(self, v: Tensor) -> list[Tensor]:
         """Cut (batch, length, ...) into the sequences, each (1, its length, ...)."""
         return [one[None] for one in v.flatten(0, 1).split(self.lengths.tolist())]
+
+    def run(
+        self, function: Callable[[Tensor, bool], tuple[Tensor, Any]], x: Tensor, need_states: bool
+    ) -> tuple[Tensor, list[Any]]:
+        """Apply a causal map, which returns outputs and a last state, to each sequence.
+
+        All of them at once, since what is behind an end changes nothing before it; or, if the last
+        states are needed, one by one.
+        """
+        if not need_states:
+            return self.behind_each_other(function(self.side_by_side(x), False)[0]), []
+        runs = [function(one, True) for one in self.apart(x)]
+        y = torch.cat([y for y, _ in runs], 1)
+        return y.reshape(*self.shape, *y.shape[2:]), [state for _, state in runs]
+
+
+def packing(
+    x: Tensor, seq_idx: Tensor | None, cu_seqlens: Tensor | None, **states: Any
+) -> Packing | None:
+    """Return where packed sequences begin, if x holds some; then no state may come before them.
+
+    >>> packing(torch.zeros(1, 3), None, None, h0=torch.zeros(1)) is None
+    True
+    """
+    if seq_idx is None and cu_seqlens is None:
+        return None
+    for name, state in states.items():
+        if state is not None:
+            raise ValueError(
+                f"{name} must be left out with seq_idx or cu_seqlens, where each sequence starts "
+                "anew; got both: drop one of them"
+            )
+    return Packing(x, seq_idx=seq_idx, cu_seqlens=cu_seqlens)
 
 
 def _check_whole_numbers(name: str, value: Tensor, x: Tensor) -> None:

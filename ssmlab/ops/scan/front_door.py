@@ -12,7 +12,7 @@ from torch import Tensor
 from ssmlab import _check
 from ssmlab._typing import Float, Inexact
 from ssmlab.ops._check import same_device, tensor, transformed
-from ssmlab.ops.packed import Packing
+from ssmlab.ops.packed import Packing, packing
 from ssmlab.ops.scan.backend import Problem, Whole, surround
 from ssmlab.selective import check_kinds, check_shapes
 
@@ -114,19 +114,15 @@ def selective_scan(
     if transformed(*tensors.values()) or torch.compiler.is_exporting():
         backend = _for_functions(backend)
     scan = _backend(backend, x.device, A.is_complex())
-    if seq_idx is not None or cu_seqlens is not None:
-        if h0 is not None:
-            raise ValueError(
-                "h0 must be left out with seq_idx or cu_seqlens, where each sequence starts from "
-                "0; got both: drop one of them"
-            )
-        packing = Packing(x, seq_idx=seq_idx, cu_seqlens=cu_seqlens)
-        problem = _side_by_side(packing, x, dt, A, B, C, D, z, dt_bias, softplus, dtype)
+    packed = packing(x, seq_idx, cu_seqlens, h0=h0)
+    sequences = len(x) if packed is None else len(packed.lengths)
+    h0 = A.new_zeros(sequences, *A.shape, dtype=dtype) if h0 is None else h0.to(dtype)
+    problem = Problem(x, dt, A, B, C, h0, D, z, dt_bias, softplus)
+    if packed is None:
         y, h = scan(problem)
-        y = packing.behind_each_other(y)
     else:
-        h0 = A.new_zeros(len(x), *A.shape, dtype=dtype) if h0 is None else h0.to(dtype)
-        y, h = scan(Problem(x, dt, A, B, C, h0, D, z, dt_bias, softplus))
+        y, h = scan(_side_by_side(packed, problem))
+        y = packed.behind_each_other(y)
     return (y, h) if return_last_state else y
 
 
@@ -211,27 +207,19 @@ def _check_tensors(tensors: dict[str, Tensor]) -> torch.dtype:
     return dtype.to_complex() if tensors["A"].is_complex() else dtype
 
 
-def _side_by_side(
-    packing: Packing,
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    softplus: bool,
-    dtype: torch.dtype,
-) -> Problem:
+def _side_by_side(packed: Packing, problem: Problem) -> Problem:
     """Lay packed sequences side by side; behind the end of each, the step size is zero."""
+    x, dt, _, B, C, h0, _, z, dt_bias, softplus = problem
     if dt_bias is not None and not softplus:
-        dt, dt_bias = dt.to(dtype.to_real()) + dt_bias, None
-    x, z = packing.side_by_side(x), z if z is None else packing.side_by_side(z)
-    dt = packing.side_by_side(dt, -math.inf if softplus else 0)
-    B, C = (M if M.ndim == 2 else packing.side_by_side(M) for M in (B, C))
-    h0 = A.new_zeros(len(x), *A.shape, dtype=dtype)
-    return Problem(x, dt, A, B, C, h0, D, z, dt_bias, softplus)
+        dt, dt_bias = dt.to(h0.dtype.to_real()) + dt_bias, None
+    return problem._replace(
+        x=packed.side_by_side(x),
+        dt=packed.side_by_side(dt, -math.inf if softplus else 0),
+        B=B if B.ndim == 2 else packed.side_by_side(B),
+        C=C if C.ndim == 2 else packed.side_by_side(C),
+        z=z if z is None else packed.side_by_side(z),
+        dt_bias=dt_bias,
+    )
 
 
 def _for_functions(name: str) -> str:
